@@ -1,0 +1,65 @@
+"""A component's fingerprint: what its weights and settings are, however they are laid out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from modelzoo.checkpoints.folder import read_config, weight_files
+
+CHUNK = 1 << 26  # bytes read at once
+# say who wrote a file, not what it holds
+BOOKKEEPING = {"_diffusers_version", "transformers_version", "_name_or_path"}
+
+
+def component_digest(folder: Path) -> str:
+    """Hash a component: configuration, and every tensor's name, dtype, shape and bytes.
+
+    Sharding and header metadata do not matter. A folder without a config.json (tokenizer,
+    scheduler) counts as its files' names and bytes.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder; give that of one component")
+    if not (folder / "config.json").is_file():
+        return _files_digest(folder)
+    config = {k: v for k, v in read_config(folder).items() if k not in BOOKKEEPING}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    tensors = {
+        name: (file, entry) for file in weight_files(folder) for name, entry in _header(file)
+    }
+    for name in sorted(tensors):
+        file, entry = tensors[name]
+        digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+        _update_with_bytes(digest, file, *entry["data_offsets"])
+    return digest.hexdigest()
+
+
+def _files_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _header(file: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read the names, dtypes, shapes and places of a safetensors file; places become absolute."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    for entry in header.values():
+        entry["data_offsets"] = [8 + length + offset for offset in entry["data_offsets"]]
+    return list(header.items())
+
+
+def _update_with_bytes(digest: Any, file: Path, start: int, stop: int) -> None:
+    with file.open("rb") as stream:
+        stream.seek(start)
+        while start < stop:
+            chunk = stream.read(min(CHUNK, stop - start))
+            digest.update(chunk)
+            start += len(chunk)

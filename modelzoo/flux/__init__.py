@@ -1,0 +1,1 @@
+"""The FLUX families, one folder a version."""

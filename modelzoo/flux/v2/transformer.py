@@ -1,0 +1,207 @@
+"""The FLUX.2 transformer (Black Forest Labs 2025), module names as in diffusers.
+
+Text and image tokens pass through blocks with a stream each, then, concatenated, through blocks
+with one stream whose attention and feed-forward run in parallel. No layer has a bias. Blocks own
+no modulation: three of them are computed once from time (and guidance) and shared by all blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modelzoo.flux.v2.config import Flux2Config
+from modelzoo.flux.v2.modulation import ModulatedNormOut, SharedModulation, TimeGuidanceEmbedding
+from modelzoo.flux.v2.positions import joint_rope
+from modelzoo.layers.attention import attention
+from modelzoo.layers.modulation import Modulation, add_gated, modulate
+from modelzoo.layers.rope import rotate
+
+
+class Flux2Transformer2DModel(nn.Module):
+    """Predict the velocity of image tokens, given text tokens, time and perhaps guidance."""
+
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        dim = config.dim
+        self.config = config
+        self.gradient_checkpointing = False
+        self.time_guidance_embed = TimeGuidanceEmbedding(config)
+        self.double_stream_modulation_img = SharedModulation(dim, sets=2)
+        self.double_stream_modulation_txt = SharedModulation(dim, sets=2)
+        self.single_stream_modulation = SharedModulation(dim, sets=1)
+        self.x_embedder = nn.Linear(config.in_channels, dim, bias=False)
+        self.context_embedder = nn.Linear(config.joint_attention_dim, dim, bias=False)
+        self.transformer_blocks = nn.ModuleList(
+            JointBlock(config) for _ in range(config.num_layers)
+        )
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleBlock(config) for _ in range(config.num_single_layers)
+        )
+        self.norm_out = ModulatedNormOut(config)
+        self.proj_out = nn.Linear(dim, config.out_channels or config.in_channels, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        timestep: Tensor,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Give the velocity (B, N, C) of image tokens.
+
+        Args:
+            hidden_states: Noisy image tokens (B, N, C).
+            encoder_hidden_states: Context (B, L, joint_attention_dim).
+            timestep: (B,) in [0, 1]: 0 data, 1 noise.
+            img_ids: Positions (N, 4), the same for the whole batch.
+            txt_ids: Positions (L, 4).
+            guidance: (B,), for models that embed it (dev), and only for those.
+        """
+        temb = self.time_guidance_embed(timestep, guidance, hidden_states.dtype)
+        img_mods = self.double_stream_modulation_img(temb)
+        txt_mods = self.double_stream_modulation_txt(temb)
+        (single_mod,) = self.single_stream_modulation(temb)
+        rope = joint_rope(txt_ids, img_ids, self.config.axes_dims_rope, self.config.rope_theta)
+
+        img = self.x_embedder(hidden_states)
+        txt = self.context_embedder(encoder_hidden_states)
+        for block in self.transformer_blocks:
+            txt, img = self._run(block, txt, img, txt_mods, img_mods, rope)
+        joint = torch.cat([txt, img], dim=1)
+        for block in self.single_transformer_blocks:
+            joint = self._run(block, joint, single_mod, rope)
+        return self.proj_out(self.norm_out(joint[:, txt.shape[1] :], temb))
+
+    def _run(self, block: nn.Module, *inputs: object):
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+
+class JointBlock(nn.Module):
+    """Text and image keep their own weights and meet in one attention."""
+
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        dim, eps = config.dim, config.eps
+        self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.norm1_context = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.attn = JointAttention(config)
+        self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.ff = FeedForward(dim, config.mlp_dim)
+        self.norm2_context = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.ff_context = FeedForward(dim, config.mlp_dim)
+
+    def forward(
+        self,
+        txt: Tensor,
+        img: Tensor,
+        txt_mods: list[Modulation],
+        img_mods: list[Modulation],
+        rope: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Update txt (B, L, D) and img (B, N, D); rope covers the L + N positions."""
+        (txt_mod1, txt_mod2), (img_mod1, img_mod2) = txt_mods, img_mods
+        txt_attn, img_attn = self.attn(
+            modulate(self.norm1_context(txt), txt_mod1), modulate(self.norm1(img), img_mod1), rope
+        )
+        txt = add_gated(txt, txt_attn, txt_mod1)
+        img = add_gated(img, img_attn, img_mod1)
+        txt_ff = self.ff_context(modulate(self.norm2_context(txt), txt_mod2))
+        img_ff = self.ff(modulate(self.norm2(img), img_mod2))
+        return add_gated(txt, txt_ff, txt_mod2), add_gated(img, img_ff, img_mod2)
+
+
+class SingleBlock(nn.Module):
+    """One stream; attention and feed-forward read the same norm (Dehghani et al. 2023, fig. 2)."""
+
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.attn = ParallelAttention(config)
+
+    def forward(self, joint: Tensor, modulation: Modulation, rope: Tensor) -> Tensor:
+        """Update text and image tokens together (B, L + N, D)."""
+        return add_gated(joint, self.attn(modulate(self.norm(joint), modulation), rope), modulation)
+
+
+class JointAttention(nn.Module):
+    """Attention over text and image tokens, each projected by its own weights."""
+
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        dim, head_dim, eps = config.dim, config.attention_head_dim, config.eps
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(dim, dim, bias=False)
+        self.to_v = nn.Linear(dim, dim, bias=False)
+        self.norm_q = nn.RMSNorm(head_dim, eps)
+        self.norm_k = nn.RMSNorm(head_dim, eps)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim, bias=False)])
+        self.norm_added_q = nn.RMSNorm(head_dim, eps)
+        self.norm_added_k = nn.RMSNorm(head_dim, eps)
+        self.add_q_proj = nn.Linear(dim, dim, bias=False)
+        self.add_k_proj = nn.Linear(dim, dim, bias=False)
+        self.add_v_proj = nn.Linear(dim, dim, bias=False)
+        self.to_add_out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, txt: Tensor, img: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the attention outputs of txt (B, L, D) and img (B, N, D)."""
+        heads = (-1, self.head_dim)
+        txt_query = self.norm_added_q(self.add_q_proj(txt).unflatten(-1, heads))
+        txt_key = self.norm_added_k(self.add_k_proj(txt).unflatten(-1, heads))
+        img_query = self.norm_q(self.to_q(img).unflatten(-1, heads))
+        img_key = self.norm_k(self.to_k(img).unflatten(-1, heads))
+        query = rotate(torch.cat([txt_query, img_query], dim=1), rope)
+        key = rotate(torch.cat([txt_key, img_key], dim=1), rope)
+        value = torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1).unflatten(-1, heads)
+        out = attention(query, key, value)
+        txt_out, img_out = out.split([txt.shape[1], img.shape[1]], dim=1)
+        return self.to_add_out(txt_out), self.to_out[0](img_out)
+
+
+class ParallelAttention(nn.Module):
+    """Attention and a gated feed-forward that share their input and their output projection."""
+
+    def __init__(self, config: Flux2Config) -> None:
+        super().__init__()
+        dim, mlp_dim, head_dim = config.dim, config.mlp_dim, config.attention_head_dim
+        self.head_dim = head_dim
+        self.widths = [dim, dim, dim, 2 * mlp_dim]  # query, key, value, gate and value of the MLP
+        self.to_qkv_mlp_proj = nn.Linear(dim, sum(self.widths), bias=False)
+        self.norm_q = nn.RMSNorm(head_dim, config.eps)
+        self.norm_k = nn.RMSNorm(head_dim, config.eps)
+        self.to_out = nn.Linear(dim + mlp_dim, dim, bias=False)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Give the update of x (B, L + N, D)."""
+        query, key, value, mlp = self.to_qkv_mlp_proj(x).split(self.widths, dim=-1)
+        heads = (-1, self.head_dim)
+        query = rotate(self.norm_q(query.unflatten(-1, heads)), rope)
+        key = rotate(self.norm_k(key.unflatten(-1, heads)), rope)
+        attended = attention(query, key, value.unflatten(-1, heads))
+        return self.to_out(torch.cat([attended, swiglu(mlp)], dim=-1))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around a gated SiLU."""
+
+    def __init__(self, dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(dim, 2 * mlp_dim, bias=False)
+        self.linear_out = nn.Linear(mlp_dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
+        return self.linear_out(swiglu(self.linear_in(x)))
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """Gate the second half of the last axis by the SiLU of the first (Shazeer 2020, eq. 6)."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value

@@ -1,0 +1,1 @@
+"""Leaves that model families share: attention, rotary positions, embeddings, modulated norms."""

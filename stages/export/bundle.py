@@ -1,0 +1,86 @@
+"""Assemble the diffusers folder of a model: the trained transformer and the base around it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelzoo.checkpoints.digest import component_digest
+from modelzoo.checkpoints.folder import DIFFUSERS_STEM, weight_files, write_json
+from stages.artifacts import read_json
+
+FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")
+INDEX = "model_index.json"
+
+
+def assemble(folder: Path, transformer: Path, base: Path, upstream: Mapping[str, str]) -> None:
+    """Write the diffusers folder.
+
+    Args:
+        folder: Where to; made here.
+        transformer: The trained weights.
+        base: Holds a record (class, path, digest) of each component of the base.
+        upstream: What the weights came from; goes into the header of the weight files.
+
+    Raises:
+        FileNotFoundError: A component of the base is not there any more.
+        ValueError: A component of the base is not what it was when training began.
+    """
+    folder.mkdir(parents=True)
+    write_json(_model_index(base), folder / INDEX)
+    _write_transformer(folder / "transformer", transformer, upstream)
+    for part in FROZEN:
+        record = read_json(base / f"{part}.json")
+        shutil.copytree(record["path"], folder / part)
+        if component_digest(folder / part) != record["digest"]:
+            raise ValueError(
+                f"{record['path']} has changed since {base}/{part}.json was written: run "
+                "`dvc repro`, which checks the base and trains on what is there now"
+            )
+
+
+def base_digests(base: Path) -> dict[str, str]:
+    """Give the digest of each component of the base."""
+    return {part: read_json(base / f"{part}.json")["digest"] for part in ("transformer", *FROZEN)}
+
+
+def _model_index(base: Path) -> dict[str, Any]:
+    """Give the base's own model_index.json, less components that are not exported."""
+    path = Path(read_json(base / "transformer.json")["path"]).parent / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there, but an export needs it: give model.pretrained_path a whole "
+            "diffusers folder"
+        )
+    index: dict[str, Any] = read_json(path)
+    kept = {"transformer", *FROZEN}
+    return {k: v for k, v in index.items() if k in kept or not isinstance(v, list)}
+
+
+def _write_transformer(folder: Path, source: Path, upstream: Mapping[str, str]) -> None:
+    """Copy the weights with `upstream` in the header of each file."""
+    folder.mkdir()
+    metadata = {"format": "pt", **{f"diffbase.{name}": text for name, text in upstream.items()}}
+    for file in weight_files(source):
+        _copy_with_metadata(file, folder / file.name, metadata)
+    for name in ("config.json", f"{DIFFUSERS_STEM}.safetensors.index.json"):
+        if (source / name).is_file():
+            shutil.copy(source / name, folder / name)
+
+
+def _copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Copy a safetensors file byte for byte behind a header of our own.
+
+    The library writes metadata in random order, which would change the file's digest each time.
+    The format: header length in 8 bytes, JSON padded with spaces to a multiple of 8, tensors.
+    """
+    with source.open("rb") as old, target.open("wb") as new:
+        length = int.from_bytes(old.read(8), "little")
+        header = {**json.loads(old.read(length)), "__metadata__": dict(metadata)}
+        text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+        text += b" " * (-len(text) % 8)
+        new.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(old, new, 1 << 24)

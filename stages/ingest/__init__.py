@@ -1,0 +1,1 @@
+"""Read a folder of captioned pictures: what can be used, and what became of every file."""

@@ -1,0 +1,26 @@
+"""Start a stage as a process: read its parameters, run it, tell a user's error in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from stages.params.read import read
+
+P = TypeVar("P")
+
+
+def main(name: str, run: Callable[[P], None], params_type: type[P]) -> None:
+    """Run stage `name` with its parameters; a user's error is one line and exit code 1."""
+    try:
+        run(read(params_type))
+    except (ValueError, OSError) as error:
+        sys.exit(f"{name}: {error}")
+
+
+def use_threads(threads: int) -> None:
+    """Fix torch's thread count: the bits of a result depend on it, so it is a parameter."""
+    import torch
+
+    torch.set_num_threads(threads)

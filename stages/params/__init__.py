@@ -1,0 +1,1 @@
+"""The parameters: schema sections, composing, reading; `python -m stages.params use FILE`."""

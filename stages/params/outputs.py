@@ -1,0 +1,46 @@
+"""Sections `sample`, `evaluate` and `export`: what is done with the trained weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stages.params.schema import choice, number
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A picture to make."""
+
+    prompt: str  # the text; empty is allowed
+    width: int = number(1024, at_least=1)  # pixels
+    height: int = number(1024, at_least=1)  # pixels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The grid of sample pictures."""
+
+    prompts: list[Prompt] = field(default_factory=list)  # the pictures of the grid, in order
+    steps: int = number(20, at_least=1)  # Euler steps a picture
+    cfg_scale: float = number(4.0, at_least=0)  # classifier-free guidance; 1 is none
+    seed: int = number(1234, at_least=0, below=2**63)  # of the starting noise
+    shift: float | None = number(None, above=0)  # of the sampler's t; null: the family's own
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The metrics of the trained weights."""
+
+    judge: str | None = choice(None, "digits")  # reader of pictures; null: validation losses only
+    judge_path: str | None = None  # the judge's folder; without a judge `use` writes train_path
+    num_prompts: int | None = number(None, at_least=1)  # first prompts of the judge; null: all
+    seed: int = number(99, at_least=0, below=2**63)  # of the starting noise and the judge's split
+    steps: int = number(20, at_least=1)  # Euler steps a picture
+    cfg_scale: float = number(4.0, at_least=0)  # classifier-free guidance; 1 is none
+
+
+@dataclass(frozen=True)
+class Export:
+    """The files for users."""
+
+    format: str = choice("diffusers", "diffusers")  # layout of the exported folder

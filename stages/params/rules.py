@@ -1,0 +1,155 @@
+"""What several keys must agree on, and which of the schema's choices can be run today."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from stages.params.config import Config
+from stages.params.model import Model, Qwen3, Transformer, Vae
+from stages.params.read import canonical
+
+# The schema knows the whole specification; what is not listed here is refused before it runs.
+AVAILABLE: dict[str, tuple[Any, ...]] = {
+    "model.type": ("flux2",),
+    "model.scheduler.type": ("flow_matching",),
+    "training.method": ("full_finetune",),
+    "training.objective.type": ("flow_matching",),
+    "data.cache_latents": (True,),
+    "hardware.mixed_precision": ("no", "bf16"),
+}
+
+
+def hold(config: Config, where: str) -> None:
+    """Check the rules; `where` names the file in the error.
+
+    Raises:
+        ValueError: The first rule that is broken.
+    """
+    for problem in broken(config):
+        raise ValueError(f"{where}: {problem}")
+
+
+def broken(config: Config) -> Iterator[str]:
+    """Yield each broken rule as a sentence that names its keys."""
+    yield from _unavailable(canonical(config))
+    yield from _incomplete(config)
+    yield from _model_sizes(config.model)
+    yield from _picture_sizes(config)
+
+
+def derived(config: Config) -> dict[str, str | None]:
+    """Say what the keys hold that `use` writes and nobody sets by hand."""
+    model, evaluate = config.model, config.evaluate
+    dataset = model.from_scratch.dataset if model.from_scratch else None
+    return {
+        "model.source": dataset or model.pretrained_path,
+        "evaluate.judge_path": evaluate.judge_path if evaluate.judge else config.data.train_path,
+    }
+
+
+def _unavailable(tree: Any) -> Iterator[str]:
+    for key, choices in AVAILABLE.items():
+        value = tree
+        for name in key.split("."):
+            value = value[name]
+        if value not in choices:
+            known = " and ".join(f"{choice!r}" for choice in choices)
+            yield f"{key}: {value!r} cannot be run yet; available: {known}"
+
+
+def _incomplete(config: Config) -> Iterator[str]:
+    model, training, evaluate = config.model, config.training, config.evaluate
+    if model.pretrained_path is None and model.from_scratch is None:
+        yield "model.pretrained_path and model.from_scratch are both null: give one of them"
+    if model.from_scratch is not None:
+        for name in ("transformer", "vae", "text_encoder"):
+            if getattr(model, name) is None:
+                yield f"model.{name} is null, but model.from_scratch needs its sizes: give them"
+    if training.epochs is None and training.steps is None:
+        yield "training.epochs and training.steps are both null: give one of them"
+    for method in ("lora", "dreambooth", "controlnet"):
+        if getattr(training, method) is not None and training.method != method:
+            yield (
+                f"training.{method} is given, but training.method {training.method!r} does not "
+                f"read it: set training.{method} to null"
+            )
+    if evaluate.judge is not None and evaluate.judge_path is None:
+        yield f"evaluate.judge_path is null, but the judge {evaluate.judge!r} needs its folder"
+    if not config.sample.prompts:
+        yield "sample.prompts is empty: give at least one {prompt, width, height}"
+
+
+def _model_sizes(model: Model) -> Iterator[str]:
+    if model.transformer is not None:
+        yield from _transformer_sizes(model.transformer)
+    if model.vae is not None:
+        yield from _vae_sizes(model.vae)
+    if model.transformer is not None and model.vae is not None:
+        channels = 4 * model.vae.latent_channels
+        if model.type in ("flux", "flux2") and model.transformer.in_channels != channels:
+            yield (
+                f"model.transformer.in_channels: {model.transformer.in_channels} given, 4 x "
+                f"model.vae.latent_channels ({channels}) expected"
+            )
+    encoders = model.text_encoder
+    if model.type == "flux2" and encoders is not None:
+        if encoders.qwen3 is None:
+            yield "model.text_encoder.qwen3 is null, but it is the only encoder FLUX.2 has here yet"
+        else:
+            yield from _qwen3_sizes(encoders.qwen3)
+
+
+def _transformer_sizes(sizes: Transformer) -> Iterator[str]:
+    width, heads, axes = sizes.hidden_size, sizes.num_attention_heads, sizes.axes_dims_rope
+    if width % heads:
+        yield (
+            f"model.transformer.hidden_size: {width} given, a multiple of "
+            f"num_attention_heads ({heads}) expected"
+        )
+    elif axes is not None and (sum(axes) != width // heads or any(axis % 2 for axis in axes)):
+        yield (
+            f"model.transformer.axes_dims_rope: {axes} given, even numbers that add up to "
+            f"hidden_size / num_attention_heads ({width // heads}) expected"
+        )
+
+
+def _vae_sizes(sizes: Vae) -> Iterator[str]:
+    if any(channels % sizes.norm_num_groups for channels in sizes.block_out_channels):
+        yield (
+            f"model.vae.block_out_channels: {sizes.block_out_channels} given, multiples of "
+            f"norm_num_groups ({sizes.norm_num_groups}) expected"
+        )
+
+
+def _qwen3_sizes(sizes: Qwen3) -> Iterator[str]:
+    layers = sizes.output_layers
+    if not layers or max(layers) > sizes.num_layers or sorted(set(layers)) != layers:
+        yield (
+            f"model.text_encoder.qwen3.output_layers: {layers} given, rising numbers up to "
+            f"num_layers ({sizes.num_layers}) expected"
+        )
+    if sizes.num_attention_heads % sizes.num_key_value_heads:
+        yield (
+            f"model.text_encoder.qwen3.num_attention_heads: {sizes.num_attention_heads} given, a "
+            f"multiple of num_key_value_heads ({sizes.num_key_value_heads}) expected"
+        )
+    if sizes.head_dim % 2:
+        yield f"model.text_encoder.qwen3.head_dim: {sizes.head_dim} given, an even number expected"
+
+
+def _picture_sizes(config: Config) -> Iterator[str]:
+    """Hold every side to whole latent cells of the autoencoder, as far as its sizes are given."""
+    if config.model.vae is None:
+        return
+    cell = 2 * 2 ** (len(config.model.vae.block_out_channels) - 1)
+    sides = {"data.bucket_resolution_steps": config.data.bucket_resolution_steps}
+    for index, prompt in enumerate(config.sample.prompts):
+        sides[f"sample.prompts[{index}].width"] = prompt.width
+        sides[f"sample.prompts[{index}].height"] = prompt.height
+    for key, pixels in sides.items():
+        if pixels % cell:
+            yield (
+                f"{key}: {pixels} given, a multiple of {cell} expected (pixels of a latent cell, "
+                f"from the {len(config.model.vae.block_out_channels)} levels of model.vae)"
+            )

@@ -1,0 +1,137 @@
+"""Section `training`: the method, its length, the optimizer and what is watched on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stages.params.schema import choice, number
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How gradients become steps."""
+
+    type: str = choice("adamw", "adamw")  # algorithm
+    lr: float | None = number(None, above=0)  # another name of training.learning_rate
+    weight_decay: float = number(0.01, at_least=0)  # decoupled
+    beta1: float = number(0.9, at_least=0, below=1)  # memory of the gradient
+    beta2: float = number(0.999, at_least=0, below=1)  # memory of its square
+    eps: float = number(1.0e-8, above=0)  # added to the root of the square
+
+
+@dataclass(frozen=True)
+class LrSchedule:
+    """The learning rate over the steps, after a linear warm-up."""
+
+    type: str = choice("constant", "constant", "linear", "cosine")  # shape after the warm-up
+    warmup_steps: int = number(0, at_least=0)  # optimizer steps from 0 to the full rate
+    min_ratio: float = number(0.0, at_least=0, at_most=1)  # last rate over learning_rate
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How noise is added and what is predicted."""
+
+    type: str = choice("flow_matching", "flow_matching", "ddpm")  # kind of noise process
+    timestep_sampling: str = choice("logit_normal", "uniform", "logit_normal")  # law of t
+    shift: float = number(1.0, above=0)  # of t; above 1 trains more near pure noise
+
+
+@dataclass(frozen=True)
+class Ema:
+    """A running average of the weights, which is what is kept."""
+
+    decay: float = number(0.9999, at_least=0, below=1)  # share kept a step
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The loss on a fixed grid of (picture, t, noise)."""
+
+    every: int = number(500, at_least=1)  # optimizer steps
+    images: int = number(64, at_least=1)  # pictures of the validation split, at most
+    timesteps: list[float] = number([0.1, 0.3, 0.5, 0.7, 0.9], above=0, below=1)  # values of t
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a killed run resumes from."""
+
+    every: int = number(500, at_least=1)  # optimizer steps
+    keep: int = number(2, at_least=1)  # newest ones kept
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters."""
+
+    rank: int = number(32, at_least=1)  # inner width
+    alpha: float = number(32.0, above=0)  # the update is scaled by alpha / rank
+    dropout: float = number(0.0, at_least=0, below=1)  # of the adapter's input
+    target_modules: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"]
+    )  # ends of the module names that get one
+    train_text_encoder: bool = False  # adapters in the text encoders too
+
+
+@dataclass(frozen=True)
+class Dreambooth:
+    """Personalisation with prior preservation."""
+
+    instance_prompt: str  # caption of the subject's pictures
+    class_prompt: str  # caption of its class
+    num_class_images: int = number(200, at_least=0)  # pictures of the class
+    prior_preservation_weight: float = number(1.0, at_least=0)  # of the class loss
+
+
+@dataclass(frozen=True)
+class Controlnet:
+    """Control by a condition picture."""
+
+    conditioning_type: str = "canny"  # what the condition picture is
+    conditioning_scale: float = number(1.0, at_least=0)  # strength of the control
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training run."""
+
+    method: str = choice(
+        "full_finetune", "full_finetune", "lora", "dreambooth", "controlnet"
+    )  # what learns, and how the loss is formed
+    epochs: int | None = number(None, at_least=1)  # passes over the data; null with steps
+    steps: int | None = number(None, at_least=1)  # optimizer steps; null with epochs
+    batch_size: int = number(1, at_least=1)  # pictures a micro-batch
+    gradient_accumulation: int = number(1, at_least=1)  # micro-batches an optimizer step
+    learning_rate: float = number(1.0e-5, above=0)  # the highest of the schedule
+    optimizer: Optimizer = Optimizer()  # how gradients become steps
+    lr_schedule: LrSchedule = LrSchedule()  # the learning rate over the steps
+    objective: Objective = Objective()  # what is learned
+    caption_dropout: float = number(0.1, at_least=0, at_most=1)  # share of visits with no caption
+    max_grad_norm: float = number(1.0, above=0)  # longer gradients are shortened to it
+    ema: Ema | None = None  # null: the trained weights themselves are kept
+    validation: Validation = Validation()  # the watched loss
+    checkpoint: Checkpoint = Checkpoint()  # for resuming
+    log_every: int = number(10, at_least=1)  # optimizer steps
+    lora: Lora | None = None  # only with its method
+    dreambooth: Dreambooth | None = None  # only with its method
+    controlnet: Controlnet | None = None  # only with its method
+
+    def __post_init__(self) -> None:
+        """Refuse pairs of which one would be ignored."""
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"training.epochs ({self.epochs}) and training.steps ({self.steps}) are both "
+                "given: set one of them to null"
+            )
+        if self.optimizer.lr not in (None, self.learning_rate):
+            raise ValueError(
+                f"training.learning_rate ({self.learning_rate:g}) and training.optimizer.lr "
+                f"({self.optimizer.lr:g}) are two names of one number and differ: "
+                "set training.optimizer.lr to null"
+            )
+        if self.steps is not None and self.lr_schedule.warmup_steps > self.steps:
+            raise ValueError(
+                f"training.lr_schedule.warmup_steps: {self.lr_schedule.warmup_steps} given, at "
+                f"most training.steps ({self.steps}) expected"
+            )

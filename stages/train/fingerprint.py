@@ -1,0 +1,65 @@
+"""What determines the weights, as one digest: equal fingerprints, equal weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import modelzoo
+from stages.artifacts import read_json, sha256_file
+from stages.params.read import canonical
+from stages.params.training import Training
+
+
+def fingerprint(
+    tables: Iterable[Path], transformer: Path, training: Training, settings: Mapping[str, Any]
+) -> str:
+    """Hash the data, the base, the parameters and the code that training depends on (sha256 hex).
+
+    Code counts, or a checkpoint of the code before an edit would pass for the edited code's.
+    How often checkpoints are written does not count.
+
+    Args:
+        tables: The manifests of latents, prompts and captions.
+        transformer: The record of the base's transformer, with its digest.
+        training: The section `training`.
+        settings: Whatever else changes the weights' bits: seed, dtype, precision, threads.
+    """
+    counted = canonical(dataclasses.asdict(training))
+    del counted["checkpoint"]
+    parts = {
+        "tables": {path.name: sha256_file(path) for path in tables},
+        "transformer": read_json(transformer)["digest"],
+        "training": counted,
+        "settings": canonical(settings),
+        "code": _code_digest(),
+        "torch": torch.__version__.partition("+")[0],  # whichever wheel
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code() -> list[Path]:
+    """List the files of the trainer and the denoisers, no more than dvc.yaml reruns training for.
+
+    More would put a fingerprint into the outputs that changes while they stand.
+    """
+    trainer, models = Path(__file__).parent, Path(modelzoo.__file__).parent
+    encoders = (models / "autoencoders", models / "text_encoders", models / "__init__.py")
+    return [
+        path
+        for package in (trainer, models)
+        for path in sorted(package.rglob("*.py"))
+        if not any(path.is_relative_to(encoder) for encoder in encoders)
+    ]
+
+
+def _code_digest() -> str:
+    root = Path(modelzoo.__file__).parents[1]
+    lines = [f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n" for path in code()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

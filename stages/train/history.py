@@ -1,0 +1,113 @@
+"""What a run has measured so far: part of the state, so that a resumed run's curves are whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_BAD_STEPS = 3  # consecutive steps without a finite loss, after which training stops
+MAX_NAMED = 8  # sample ids in an error message
+
+
+class Metrics(NamedTuple):
+    """One step, read by hooks: only who logs it waits for the device."""
+
+    loss: Tensor  # (), mean over the step's images
+    grad_norm: Tensor  # (), before clipping
+    lr: float
+    sample_ids: tuple[str, ...]
+
+
+class LossRow(NamedTuple):
+    """Means over the steps since the row before."""
+
+    step: int
+    loss: float
+    lr: float  # of the last of the steps
+    grad_norm: float
+
+
+class ValidationRow(NamedTuple):
+    """The loss on the fixed grid; step 0 is the base model."""
+
+    step: int
+    loss: float
+    by_t: list[float]
+
+
+@dataclass
+class History:
+    """The curves, and the steps that are not yet in them."""
+
+    losses: list[LossRow] = field(default_factory=list)
+    validations: list[ValidationRow] = field(default_factory=list)
+    window: list[tuple[float, float]] = field(default_factory=list)  # loss, grad norm of each step
+    num_bad: int = 0  # latest steps without a finite loss, in a row
+    bad_ids: tuple[str, ...] = ()  # samples of the first of those
+    skips_overflow: bool = False  # fp16: a step whose gradient overflows is not taken
+    _unread: list[Metrics] = field(default_factory=list)
+
+    def add(self, metrics: Metrics) -> None:
+        """Take note of a step without waiting for the device."""
+        self._unread.append(metrics)
+
+    def settle(self, step: int) -> bool:
+        """Read what the device has computed up to `step`; return whether the weights are sound.
+
+        Raises:
+            ValueError: The last steps had no finite loss.
+        """
+        if not self._unread:
+            return self.num_bad == 0
+        numbers = torch.stack([torch.stack([m.loss, m.grad_norm]) for m in self._unread]).tolist()
+        for metrics, (loss, grad_norm) in zip(self._unread, numbers, strict=True):
+            self.window.append((loss, grad_norm))
+            if math.isfinite(loss) and (math.isfinite(grad_norm) or self.skips_overflow):
+                self.num_bad = 0
+                continue
+            self.bad_ids = self.bad_ids if self.num_bad else metrics.sample_ids
+            self.num_bad += 1
+        self._unread = []
+        if self.num_bad >= MAX_BAD_STEPS:
+            raise ValueError(self.divergence(step))
+        return self.num_bad == 0
+
+    def close_window(self, step: int, lr: float) -> None:
+        """Add a row to the loss curve: the means since the last one."""
+        self.settle(step)
+        losses, grad_norms = zip(*self.window, strict=True)
+        mean_loss, mean_norm = math.fsum(losses) / len(losses), math.fsum(grad_norms) / len(losses)
+        self.losses.append(LossRow(step, mean_loss, lr, mean_norm))
+        self.window = []
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `settle` first."""
+        return {
+            "losses": self.losses,
+            "validations": self.validations,
+            "window": self.window,
+        }
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> History:
+        """Undo `to_json`; only sound states are saved, so no step is bad."""
+        return cls(
+            losses=[LossRow(*row) for row in plain["losses"]],
+            validations=[ValidationRow(*row) for row in plain["validations"]],
+            window=[(loss, grad_norm) for loss, grad_norm in plain["window"]],
+        )
+
+    def divergence(self, step: int) -> str:
+        """Say since when the loss is not finite, and with which samples that began."""
+        named = ", ".join(self.bad_ids[:MAX_NAMED])
+        more = len(self.bad_ids) - MAX_NAMED
+        return (
+            f"training diverged: the loss or its gradient is not finite since step "
+            f"{step - self.num_bad + 1}, which trained on samples {named}"
+            f"{f' and {more} more' if more > 0 else ''}: lower training.learning_rate or raise "
+            "training.lr_schedule.warmup_steps, or look at these samples"
+        )

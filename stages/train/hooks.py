@@ -1,0 +1,103 @@
+"""What looks at training while it runs; none of these changes a weight."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from stages.tracking import Run
+from stages.train.checkpoints import Checkpoints
+from stages.train.history import History, Metrics
+from stages.train.loop import Hook
+from stages.train.progress import say
+from stages.train.signals import Stopping
+from stages.train.state import TrainState
+from stages.train.validation import Validation
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def record(state: TrainState, metrics: Metrics) -> None:
+    """Take note of a step; every step needs this."""
+    state.history.add(metrics)
+
+
+def close_window(state: TrainState, metrics: Metrics) -> None:
+    """Add a row to the loss curve; waits for the device."""
+    state.history.close_window(state.step, metrics.lr)
+
+
+def validate(validation: Validation) -> Hook:
+    """Add a row to the validation curve."""
+
+    def hook(state: TrainState, metrics: Metrics) -> None:
+        state.history.validations.append(validation.measure(state))
+
+    return hook
+
+
+def track(run: Run) -> Hook:
+    """Show the curves in the tracking run."""
+
+    def hook(state: TrainState, metrics: Metrics) -> None:
+        log_curves(run, state.history)
+
+    return hook
+
+
+def log_curves(run: Run, history: History) -> None:
+    """Log the rows of both curves that the run does not have yet."""
+    losses = (
+        (row.step, {"loss": row.loss, "lr": row.lr, "grad_norm": row.grad_norm})
+        for row in reversed(history.losses)
+    )
+    run.log_rows("loss", losses)
+    validations = ((row.step, {"val_loss": row.loss}) for row in reversed(history.validations))
+    run.log_rows("val_loss", validations)
+
+
+class Teller:
+    """Prints a line after each validation, and now and then between them."""
+
+    def __init__(self, state: TrainState, steps: int) -> None:
+        self.steps = steps
+        self._told = time.monotonic(), state.step, len(state.history.validations)
+
+    def __call__(self, state: TrainState, metrics: Metrics) -> None:
+        """Print if it is time; the loss curve has just got a row."""
+        then, step, num_validations = self._told
+        now, history = time.monotonic(), state.history
+        if now - then < SECONDS_BETWEEN_LINES and len(history.validations) == num_validations:
+            return
+        rate = (state.step - step) / (now - then)
+        line = f"step {state.step} of {self.steps}: loss {history.losses[-1].loss:.4f}"
+        if len(history.validations) > num_validations:
+            line += f", validation loss {history.validations[-1].loss:.4f}"
+        say(f"{line}, {rate:.2f} steps a second")
+        self._told = now, state.step, len(history.validations)
+
+
+def save(checkpoints: Checkpoints) -> Hook:
+    """Write a checkpoint."""
+
+    def hook(state: TrainState, metrics: Metrics) -> None:
+        checkpoints.save(state)
+
+    return hook
+
+
+def stop(stopping: Stopping, checkpoints: Checkpoints) -> Hook:
+    """Save and leave the process with the signal's exit code, once one has come."""
+
+    def hook(state: TrainState, metrics: Metrics) -> None:
+        if stopping.signal is None:
+            return
+        checkpoints.save(state)
+        name = signal.Signals(stopping.signal).name
+        say(
+            f"stopped by {name} after step {state.step}; run again to resume from "
+            f"{checkpoints.folder}"
+        )
+        raise SystemExit(stopping.exit_code)
+
+    return hook

@@ -1,0 +1,5 @@
+"""Training methods by their name in `training.method`; a new one is a file here and a line."""
+
+from stages.train.methods.full_finetune import FullFinetune
+
+METHODS = {"full_finetune": FullFinetune}

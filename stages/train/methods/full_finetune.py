@@ -1,0 +1,33 @@
+"""Full fine-tuning: every weight of the denoiser learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelzoo.families import Denoiser
+from stages.train.batches import Batch
+from stages.train.objectives import Objective
+
+
+@dataclass(frozen=True)
+class FullFinetune:
+    """Regress the objective's target with all weights."""
+
+    objective: Objective
+
+    def trainable(self, transformer: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+        """Return all parameters."""
+        return transformer.named_parameters()
+
+    def loss(self, denoiser: Denoiser, batch: Batch) -> Tensor:
+        """Return the mean squared error over the batch, in float32 whatever the weights are."""
+        noisy = self.objective.noisy(batch.latents, batch.noise, batch.t)
+        dtype = next(denoiser.transformer.parameters()).dtype
+        conditioning = denoiser.conditioning(batch.text)
+        prediction = denoiser.predict(noisy.to(dtype), batch.t, conditioning)
+        target = self.objective.target(batch.latents, batch.noise, batch.t)
+        return F.mse_loss(prediction.float(), target)

@@ -1,0 +1,69 @@
+"""What a finished training leaves: weights, curves, a summary and who was trained on how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modelzoo.families import Family
+from stages.artifacts import staging, write_csv, write_json
+from stages.tables import SCHEMA_VERSION
+from stages.train.history import History
+from stages.train.state import TrainState
+
+TRAINED = pa.schema(  # one row a sample of the split "train", sorted by sample_id
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("num_visits", pa.int64(), nullable=False),  # how often it was trained on
+    ],
+    {"schema": "trained", "version": SCHEMA_VERSION},
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is said of a training beside its weights."""
+
+    fingerprint: str
+    times: Sequence[float]  # of the validation grid
+    visits: Mapping[str, int]  # how often each sample was trained on
+
+
+def write_outputs(folder: Path, family: Family, state: TrainState, report: Report) -> None:
+    """Write the folder `data/train` whole; nothing in it says when or where it was made."""
+    with staging(folder) as staged:
+        staged.mkdir()
+        with state.evaluation() as denoiser:
+            family.save_denoiser(denoiser, staged / "transformer")
+        _write_curves(staged / "curves", state.history, report.times)
+        _write_ledger(staged / "ledger.parquet", report.visits)
+        write_json(staged / "summary.json", _summary(state, report))
+
+
+def _summary(state: TrainState, report: Report) -> dict[str, object]:
+    validations = state.history.validations
+    return {
+        "fingerprint": report.fingerprint,
+        "num_images": len(report.visits),  # that could be trained on
+        "num_parameters": sum(p.numel() for p in state.transformer.parameters()),
+        "steps": state.step,
+        "val_loss": validations[-1].loss,
+        "val_loss_base": validations[0].loss,
+    }
+
+
+def _write_curves(folder: Path, history: History, times: Sequence[float]) -> None:
+    write_csv(folder / "loss.csv", ["step", "loss", "lr", "grad_norm"], history.losses)
+    validations = [(row.step, row.loss) for row in history.validations]
+    write_csv(folder / "val_loss.csv", ["step", "val_loss"], validations)
+    by_t = zip(times, history.validations[0].by_t, history.validations[-1].by_t, strict=True)
+    write_csv(folder / "val_loss_by_t.csv", ["t", "base", "trained"], by_t)
+
+
+def _write_ledger(path: Path, visits: Mapping[str, int]) -> None:
+    rows = [{"sample_id": name, "num_visits": visits[name]} for name in sorted(visits)]
+    pq.write_table(pa.Table.from_pylist(rows, TRAINED), path, compression="zstd", version="2.6")

@@ -1,0 +1,72 @@
+"""The numbers of a run: how many steps, and the learning rate of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from stages.params.training import Training
+
+
+def constant(progress: float) -> float:
+    """Keep the full rate."""
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    """Fall in a straight line."""
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    """Fall along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+# From the share of the steps after the warm-up, in [0, 1], to the share of the falling part.
+DECAYS: Mapping[str, Callable[[float], float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train and how fast, in optimizer steps, whatever the number of processes."""
+
+    steps: int
+    learning_rate: float  # the highest
+    warmup_steps: int
+    decay: Callable[[float], float]
+    min_ratio: float  # last rate over the highest
+    max_grad_norm: float
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of the step that follows `step` finished ones."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        share = self.min_ratio + (1.0 - self.min_ratio) * self.decay(progress)
+        return self.learning_rate * share
+
+
+def create_plan(training: Training, steps_per_run: Callable[[int], int]) -> Plan:
+    """Make the plan of `training`; `steps_per_run` turns epochs into optimizer steps.
+
+    Raises:
+        ValueError: The length is given neither in steps nor in epochs.
+    """
+    if training.steps is None and training.epochs is None:
+        raise ValueError(
+            "params.yaml: training.steps and training.epochs are both null: set one of them"
+        )
+    return Plan(
+        steps=training.steps or steps_per_run(training.epochs or 0),
+        learning_rate=training.learning_rate,
+        warmup_steps=training.lr_schedule.warmup_steps,
+        decay=DECAYS[training.lr_schedule.type],
+        min_ratio=training.lr_schedule.min_ratio,
+        max_grad_norm=training.max_grad_norm,
+    )

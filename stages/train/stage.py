@@ -1,0 +1,242 @@
+"""Train the denoiser: the list of parts, and the only place where they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+
+from modelzoo import families
+from stages.artifacts import read_json, sha256_text
+from stages.launch import use_threads
+from stages.params.read import key
+from stages.params.tracking import Tracking
+from stages.params.training import Training
+from stages.rows.location import store_root
+from stages.tracking import Run, training_run
+from stages.train import hooks
+from stages.train.batches import Batches, Order, Prefetch
+from stages.train.checkpoints import LOCK, Checkpoints, checkpoint_folder
+from stages.train.fingerprint import fingerprint
+from stages.train.lock import held
+from stages.train.loop import every, fit
+from stages.train.method import Method
+from stages.train.methods import METHODS
+from stages.train.objectives import OBJECTIVES
+from stages.train.optimizers import OPTIMIZERS
+from stages.train.outputs import Report, write_outputs
+from stages.train.plan import Plan, create_plan
+from stages.train.samples import Manifests, open_samples
+from stages.train.signals import Stopping
+from stages.train.state import TrainState
+from stages.train.validation import Validation
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Params:
+    """What training reads of params.yaml."""
+
+    name: str = key("experiment.name", tracked=False)
+    seed: int = key("experiment.seed")
+    family: str = key("model.type")
+    dtype: str = key("model.dtype")
+    training: Training = key("training")
+    mixed_precision: str = key("hardware.mixed_precision")
+    gradient_checkpointing: bool = key("hardware.gradient_checkpointing")
+    threads: int = key("hardware.threads")
+    store: str | None = key("data.store", tracked=False)
+    tracking: Tracking = key("tracking", tracked=False)
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Files in and out."""
+
+    manifests: Manifests = Manifests()
+    transformer: Path = Path("data/base/transformer.json")
+    images: Path = Path("data/images.parquet")  # for the dataset's digest in MLflow
+    params: Path = Path("params.yaml")  # for the parameters in MLflow
+    output: Path = Path("data/train")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The parts of a training, and how they run."""
+
+    params: Params
+    artifacts: Artifacts
+    fingerprint: str
+    family: families.Family
+    state: TrainState
+    method: Method
+    batches: Batches
+    plan: Plan
+    validation: Validation
+    checkpoints: Checkpoints
+
+    def fit(self) -> None:
+        """Train from the newest checkpoint to the end, and write the outputs.
+
+        Raises:
+            SystemExit: SIGINT or SIGTERM came; a checkpoint is saved.
+            ValueError: The loss is not finite, or the disk is full.
+        """
+        tracked = training_run(
+            self.params.tracking,
+            self.params.name,
+            self.fingerprint,
+            self.artifacts.params,
+            self.artifacts.images,
+        )
+        with Stopping() as stopping, tracked as run:
+            self.checkpoints.restore(self.state)
+            if self.state.step < self.plan.steps:
+                self._train(stopping, run)
+            hooks.log_curves(run, self.state.history)
+            self._write(run)
+        self.checkpoints.finish()
+
+    def _train(self, stopping: Stopping, run: Run) -> None:
+        state, settings, last = self.state, self.params.training, self.plan.steps
+        self.checkpoints.require_space(state)
+        if not state.history.validations:
+            state.history.validations.append(self.validation.measure(state))  # of the base
+        after_step = [
+            hooks.record,
+            every(settings.log_every, last, hooks.close_window),
+            every(settings.validation.every, last, hooks.validate(self.validation)),
+            every(settings.log_every, last, hooks.track(run)),
+            every(settings.log_every, last, hooks.Teller(state, last)),
+            every(settings.checkpoint.every, last, hooks.save(self.checkpoints)),
+            hooks.stop(stopping, self.checkpoints),
+        ]
+        with Prefetch(self.batches.at, last, state.device) as prefetched:
+            fit(state, self.method, prefetched, self.plan, after_step)
+        if not state.history.settle(state.step):
+            raise ValueError(state.history.divergence(state.step))
+
+    def _write(self, run: Run) -> None:
+        samples, output = self.batches.samples, self.artifacts.output
+        counts = self.batches.order.visits(self.plan.steps)
+        visits = {name: counts[place] for place, name in enumerate(samples.sample_ids)}
+        report = Report(self.fingerprint, self.validation.times, visits)
+        write_outputs(output, self.family, self.state, report)
+        for name in ("summary.json", "curves"):
+            run.log_artifact(output / name, name.partition(".")[0])
+
+
+def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
+    """Train, as the only trainer of these weights and the only writer of this output."""
+    root = store_root(params.store)
+    params = replace(params, store=root)
+    output = artifacts.output.resolve()
+    name = f"writing-{sha256_text(output.as_posix())[:16]}.lock"
+    folder = checkpoint_folder(root, weights_fingerprint(params, artifacts))
+    with (
+        held(folder.parent / name, f"is training into {output}"),
+        held(folder / LOCK, "is training the same weights"),
+    ):
+        create_trainer(params, artifacts).fit()
+
+
+def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Trainer:
+    """Put the parts together; nothing is trained or written yet.
+
+    Raises:
+        ValueError: A part cannot be made of these parameters and files.
+    """
+    use_threads(params.threads)
+    settings, root = params.training, store_root(params.store)
+    digest = weights_fingerprint(params, artifacts)
+    splits = open_samples(artifacts.manifests, params.family, root)
+    objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
+        settings.objective
+    )
+    method = choose(METHODS, "training.method", settings.method)(objective)
+    order = Order(
+        buckets=splits["train"].buckets,
+        batch_size=settings.batch_size,
+        accumulation=settings.gradient_accumulation,
+        seed=params.seed,
+        epochs=settings.epochs,
+    )
+    family = families.family(params.family)
+    return Trainer(
+        params=params,
+        artifacts=artifacts,
+        fingerprint=digest,
+        family=family,
+        state=create_state(params, artifacts, family, method),
+        method=method,
+        batches=Batches(
+            samples=splits["train"],
+            order=order,
+            objective=objective,
+            caption_dropout=settings.caption_dropout,
+            seed=params.seed,
+        ),
+        plan=create_plan(settings, order.num_steps),
+        validation=Validation(
+            samples=splits["validation"],
+            method=method,
+            num_images=settings.validation.images,
+            times=settings.validation.timesteps,
+            batch_size=settings.batch_size,
+        ),
+        checkpoints=Checkpoints(checkpoint_folder(root, digest), settings.checkpoint.keep),
+    )
+
+
+def create_state(
+    params: Params, artifacts: Artifacts, family: families.Family, method: Method
+) -> TrainState:
+    """Load the base and prepare it for this machine."""
+    accelerator = Accelerator(mixed_precision=params.mixed_precision)
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"stages.train was started as {accelerator.num_processes} processes, but it trains in "
+            "one: start it without a launcher"
+        )
+    settings, folder = params.training, Path(read_json(artifacts.transformer)["path"])
+    denoiser = family.load_denoiser(folder, getattr(torch, params.dtype))
+    transformer = denoiser.transformer.train()
+    transformer.gradient_checkpointing = params.gradient_checkpointing
+    trainable = dict(method.trainable(transformer))
+    create = choose(OPTIMIZERS, "training.optimizer.type", settings.optimizer.type)
+    optimizer = create(trainable.values(), settings.optimizer)
+    denoiser.transformer, optimizer = accelerator.prepare(transformer, optimizer)
+    decay = None if settings.ema is None else settings.ema.decay
+    return TrainState(denoiser, transformer, trainable, optimizer, accelerator, decay)
+
+
+def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> str:
+    """Return the fingerprint of the weights that these parameters and files lead to."""
+    manifests = artifacts.manifests
+    return fingerprint(
+        tables=[manifests.latents, manifests.prompts, manifests.captions],
+        transformer=artifacts.transformer,
+        training=params.training,
+        settings={
+            "seed": params.seed,
+            "family": params.family,
+            "dtype": params.dtype,
+            "mixed_precision": params.mixed_precision,
+            "gradient_checkpointing": params.gradient_checkpointing,
+            "threads": params.threads,
+        },
+    )
+
+
+def choose(registry: Mapping[str, Part], name: str, given: str) -> Part:
+    """Look a part up by the name that params.yaml gives it."""
+    if given not in registry:
+        raise ValueError(
+            f"params.yaml: {name}: {given!r} is not available; use one of {sorted(registry)}"
+        )
+    return registry[given]

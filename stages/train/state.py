@@ -1,0 +1,163 @@
+"""Everything that a checkpoint holds, and the four things a step does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from modelzoo.families import Denoiser
+from stages.train.history import History
+
+Tensors = Mapping[str, Tensor]
+
+
+class Ema:
+    """A running average of weights in float32, forgetting faster while it is young."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.parameters = parameters
+        self.average = {name: p.detach().float().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the weights after `step` steps (warm-up as in tf.train's moving average)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = [p.detach().float() for p in self.parameters.values()]
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the model compute with the average instead of its weights."""
+        trained = {name: p.data for name, p in self.parameters.items()}
+        try:
+            for name, p in self.parameters.items():
+                p.data = self.average[name].to(p.dtype)
+            yield
+        finally:
+            for name, p in self.parameters.items():
+                p.data = trained[name]
+
+
+class TrainState:
+    """The denoiser, its optimizer and average, the step and the curves so far."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        transformer: nn.Module,
+        trainable: Mapping[str, nn.Parameter],
+        optimizer: Any,
+        accelerator: Accelerator,
+        ema_decay: float | None,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            denoiser: The model object whose `predict` is trained, over the prepared module.
+            transformer: The module itself, without wrappers.
+            trainable: Its parameters that learn, with their names, in the optimizer's order.
+            optimizer: As `accelerator` has prepared it.
+            accelerator: Runs backward, clipping and mixed precision.
+            ema_decay: None keeps the trained weights themselves.
+        """
+        self.denoiser, self.transformer = denoiser, transformer
+        self.trainable = trainable
+        self.optimizer, self.accelerator = optimizer, accelerator
+        self.ema = None if ema_decay is None else Ema(self.trainable, ema_decay)
+        self.step = 0
+        self.history = History()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.accelerator.device
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to the parameters'."""
+        self.accelerator.backward(loss)
+
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Shorten the gradient to `max_norm`; return the length it had, ()."""
+        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), max_norm)
+        assert norm is not None
+        return norm
+
+    def advance(self, lr: float) -> None:
+        """Take one optimizer step with learning rate `lr`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[Denoiser]:
+        """Yield the denoiser as it will be kept: averaged, in evaluation mode, no gradients."""
+        was_training = self.transformer.training
+        self.transformer.eval()
+        try:
+            with torch.no_grad():
+                if self.ema is None:
+                    yield self.denoiser
+                else:
+                    with self.ema.in_place():
+                        yield self.denoiser
+        finally:
+            self.transformer.train(was_training)
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """Return the weights that training is for: the average where there is one."""
+        with self.evaluation():
+            return {name: value.detach() for name, value in self.transformer.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensors]:
+        """Return the tensors of a checkpoint, one mapping a file."""
+        files: dict[str, Tensors] = {"weights": self.transformer.state_dict()}
+        slots = self.optimizer.state_dict()["state"]
+        files["optimizer"] = {
+            f"{name}.{slot}": value
+            for place, name in enumerate(self.trainable)
+            for slot, value in slots.get(place, {}).items()
+        }
+        if self.ema is not None:
+            files["ema"] = self.ema.average
+        return files
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside tensors, as plain values."""
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "history": self.history.to_json(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load(self, files: Mapping[str, Tensors], facts: Mapping[str, Any]) -> None:
+        """Take on the state that `tensors` and `facts` described.
+
+        Raises:
+            RuntimeError, KeyError: The tensors are not those of this model.
+        """
+        self.transformer.load_state_dict(dict(files["weights"]))
+        if self.ema is not None:
+            for name, average in self.ema.average.items():
+                average.copy_(files["ema"][name])
+        slots: dict[int, dict[str, Tensor]] = {place: {} for place in range(len(self.trainable))}
+        places = {name: place for place, name in enumerate(self.trainable)}
+        for name, value in files["optimizer"].items():
+            parameter, _, slot = name.rpartition(".")
+            slots[places[parameter]][slot] = value.clone()  # out of the mapped file
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.history = History.from_json(facts["history"])
+        self.step = facts["step"]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from modelzoo.text_encoders.tokenization import train_tokenizer
+from stages import bucket, check_captions
+from stages.artifacts import write_json
+from stages.ingest import stage as ingest
+
+Rows = Callable[[Path, str], list[dict[str, Any]]]
+GOES_ON = ("kept", "validation")
+
+
+def test_every_file_ends_in_a_bucket_or_in_one_ledger_with_a_reason(
+    paired_images: Path, tmp_path: Path, rows_of: Rows
+) -> None:
+    (paired_images / "0.png").write_bytes(b"")
+    (paired_images / "1.txt").write_text(" ")
+    (paired_images / "lonely.txt").write_text("a caption")
+    shutil.copy(paired_images / "2.png", paired_images / "copy.png")
+    shutil.copy(paired_images / "2.txt", paired_images / "copy.txt")
+    Image.new("RGB", (9, 9)).save(paired_images / "tiny.png")
+    (paired_images / "tiny.txt").write_text("too small")
+    files = {p.relative_to(paired_images).as_posix() for p in paired_images.rglob("*.png")}
+    files.add("lonely.txt")
+
+    out = tmp_path / "out"
+    train_tokenizer(["picture"], 300, 32, out / "tokenizer")
+    write_json(out / "tokenizer.json", {"path": str(out / "tokenizer")})
+    images, captions = out / "images.parquet", out / "captions.parquet"
+    ledgers = [out / "1.parquet", out / "2.parquet", out / "3.parquet"]
+    ingest.run(
+        ingest.Params(str(paired_images), ".txt", 0.2, 0.5), ingest.Artifacts(images, ledgers[0])
+    )
+    check_captions.run(
+        check_captions.Params("mine", 0.5),
+        check_captions.Artifacts(
+            images, out / "tokenizer.json", captions, out / "captions.json", ledgers[1]
+        ),
+    )
+    bucket.run(
+        bucket.Params(32, 16, 16, 64, True),
+        bucket.Artifacts(
+            images, captions, out / "buckets.parquet", out / "buckets.csv", ledgers[2]
+        ),
+    )
+
+    expected = files
+    for path in ledgers:
+        rows = rows_of(path, "ledger")
+        assert sorted(row["path"] for row in rows) == sorted(expected)
+        assert all((row["reason"] == "") == (row["fate"] in GOES_ON) for row in rows)
+        expected = {row["path"] for row in rows if row["fate"] in GOES_ON}
+    buckets = rows_of(out / "buckets.parquet", "buckets")
+    assert {row["path"] for row in buckets} == expected
+    assert expected == files - {"0.png", "1.png", "lonely.txt", "tiny.png"}

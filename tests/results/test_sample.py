@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import sample
+from stages.params.outputs import Prompt, Sample
+from stages.params.tracking import Tracking
+
+PROMPTS = [
+    Prompt("handwritten digits one", 16, 16),
+    Prompt("handwritten digits one two", 32, 16),
+    Prompt("", 16, 16),
+]
+
+
+def params(prompts: list[Prompt]) -> sample.Params:
+    asked = Sample(prompts=prompts, steps=1, cfg_scale=2.0, seed=1)
+    return sample.Params("toy", "flux2", "float32", asked, 1, Tracking(mlflow=False))
+
+
+def test_the_grid_is_a_picture_and_its_bytes_repeat(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample.run(params(PROMPTS))
+    grid = data / "sample" / "grid.png"
+    first = grid.read_bytes()
+    with Image.open(grid) as image:
+        assert image.width > 128
+    assert capsys.readouterr().out == "drew 3 pictures: data/sample/grid.png\n"
+    sample.run(params(PROMPTS))
+    assert grid.read_bytes() == first
+
+
+def test_pictures_are_grouped_by_size_with_their_prompts() -> None:
+    sections = sample.sections(
+        PROMPTS, [np.zeros((p.height, p.width, 3), np.uint8) for p in PROMPTS]
+    )
+    assert [section.heading for section in sections] == ["16 x 16 pixels", "32 x 16 pixels"]
+    assert [cell.label for cell in sections[0].cells] == [
+        "handwritten digits one",
+        "(empty prompt)",
+    ]
+
+
+def test_a_wrong_size_leaves_no_grid(data: Path) -> None:
+    with pytest.raises(ValueError, match=r"sample.prompts\[0\]: 17x16"):
+        sample.run(params([Prompt("a", 17, 16)]))
+    assert not (data / "sample").exists()

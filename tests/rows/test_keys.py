@@ -1,0 +1,25 @@
+"""Row keys depend on every part, and on nothing else."""
+
+import pytest
+
+from stages.rows.keys import row_key, table_name
+
+
+def test_a_key_does_not_depend_on_the_order_of_its_parts():
+    assert row_key(content="a", size=[1, 2]) == row_key(size=[1, 2], content="a")
+
+
+def test_each_part_changes_the_key():
+    parts = {"content": "a", "size": [1, 2], "scale": 0.5}
+    changed = [{**parts, "content": "b"}, {**parts, "size": [2, 1]}, {**parts, "scale": 0.25}]
+    assert len({row_key(**some) for some in [parts, *changed]}) == 4
+
+
+def test_a_part_that_is_not_a_number_is_refused():
+    with pytest.raises(ValueError, match="JSON"):
+        row_key(scale=float("nan"))
+
+
+def test_a_table_is_named_by_the_shape_of_its_rows():
+    assert table_name("latents", {"mean": (32, 4, 12)}) == "latents-32x4x12"
+    assert table_name("text", {"context": (77, 8), "pooled": (8,)}) == "text-77x8-8"

@@ -1,0 +1,173 @@
+"""The plan, the objective, the state and the loop, each with numbers made by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from stages.params.training import LrSchedule, Objective, Optimizer, Training
+from stages.train.batches import Batch
+from stages.train.history import History, Metrics
+from stages.train.loop import every, fit
+from stages.train.methods import METHODS
+from stages.train.objectives import FlowMatching
+from stages.train.optimizers import OPTIMIZERS
+from stages.train.plan import create_plan
+from stages.train.state import Ema, TrainState
+
+
+def plan(steps=10, warmup=4, kind="cosine", min_ratio=0.0):
+    schedule = LrSchedule(type=kind, warmup_steps=warmup, min_ratio=min_ratio)
+    return create_plan(Training(steps=steps, learning_rate=2.0, lr_schedule=schedule), lambda _: 0)
+
+
+def test_the_rate_warms_up_in_a_straight_line_to_the_full_rate():
+    assert [plan().lr(step) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "half_way"), [("constant", 2.0), ("linear", 1.1), ("cosine", 1.1)]
+)
+def test_the_rate_decays_to_its_least_share(kind, half_way):
+    decays = plan(steps=14, warmup=4, kind=kind, min_ratio=0.1)
+    assert decays.lr(9) == pytest.approx(half_way)
+    assert decays.lr(14) == pytest.approx(2.0 if kind == "constant" else 0.2)
+
+
+def test_epochs_become_steps_and_one_of_both_is_needed():
+    assert create_plan(Training(epochs=3), lambda epochs: 7 * epochs).steps == 21
+    with pytest.raises(ValueError, match=r"training\.steps and training\.epochs are both null"):
+        create_plan(Training(), lambda epochs: 1)
+
+
+@pytest.mark.parametrize(("sampling", "quarter"), [("uniform", 0.25), ("logit_normal", 0.3375)])
+def test_times_follow_the_law_and_the_shift(sampling, quarter):
+    uniform = torch.tensor([0.25, 0.5], dtype=torch.float64)
+    plain = FlowMatching(Objective(timestep_sampling=sampling, shift=1.0)).times(uniform)
+    assert plain.tolist() == pytest.approx([quarter, 0.5], abs=1e-4)
+    shifted = FlowMatching(Objective(timestep_sampling=sampling, shift=3.0)).times(uniform)
+    assert shifted[1] == pytest.approx(0.75)
+
+
+def test_the_average_forgets_its_start_fast_and_then_keeps_its_decay():
+    weight = nn.Parameter(torch.zeros(1))
+    ema = Ema({"w": weight}, decay=0.5)
+    weight.data.fill_(1.0)
+    ema.update(step=1)
+    assert ema.average["w"].item() == pytest.approx(1 - 2 / 11)
+    ema.average["w"].zero_()
+    ema.update(step=1000)
+    assert ema.average["w"].item() == 0.5
+
+
+class Scale:
+    """A denoiser that multiplies by one number."""
+
+    def __init__(self, start=0.5):
+        self.transformer = nn.Module()
+        self.transformer.scale = nn.Parameter(torch.tensor(start))
+
+    def conditioning(self, text):
+        return text["context"]
+
+    def predict(self, noisy, t, conditioning):
+        return self.transformer.scale * noisy + conditioning.mean()
+
+
+def state_of(denoiser, ema_decay=None):
+    accelerator = Accelerator(cpu=True)
+    trainable = dict(denoiser.transformer.named_parameters())
+    optimizer = OPTIMIZERS["adamw"](trainable.values(), Optimizer())
+    transformer, optimizer = accelerator.prepare(denoiser.transformer, optimizer)
+    return TrainState(denoiser, transformer, trainable, optimizer, accelerator, ema_decay)
+
+
+def batch_of(ids, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    latents = torch.randn(8, 2, 2, 2, generator=random)
+    noise = torch.randn(8, 2, 2, 2, generator=random)
+    t = torch.rand(8, generator=random)
+    context = torch.zeros(len(ids), 1)
+    names = tuple(str(i) for i in ids)
+    return Batch(names, latents[ids], noise[ids], t[ids], {"context": context})
+
+
+class Given:
+    def __init__(self, *micro_batches):
+        self.micro_batches = micro_batches
+
+    def at(self, step):
+        return self.micro_batches
+
+
+def train(*micro_batches, steps=3, hooks=()):
+    state = state_of(Scale())
+    method = METHODS["full_finetune"](FlowMatching(Objective()))
+    fit(state, method, Given(*micro_batches), plan(steps=steps, warmup=0), hooks)
+    return state
+
+
+def test_micro_batches_of_any_size_count_by_their_images():
+    seen = []
+    hooks = [lambda state, metrics: seen.append(metrics)]
+    whole = train(batch_of([0, 1, 2, 3, 4]), hooks=hooks)
+    parts = train(batch_of([0, 1, 2, 3]), batch_of([4]), hooks=hooks)
+    for name, weight in whole.transformer.state_dict().items():
+        torch.testing.assert_close(parts.transformer.state_dict()[name], weight)
+    torch.testing.assert_close(seen[0].loss, seen[3].loss)
+    torch.testing.assert_close(seen[0].grad_norm, seen[3].grad_norm)
+    assert seen[3].sample_ids == ("0", "1", "2", "3", "4")
+
+
+def test_evaluation_uses_the_average_and_gives_the_weights_back():
+    state = state_of(Scale(), ema_decay=0.9)
+    state.ema.average["scale"].fill_(7.0)
+    with state.evaluation() as denoiser:
+        assert denoiser.transformer.scale.item() == 7.0
+        assert not torch.is_grad_enabled()
+    assert state.denoiser.transformer.scale.item() == 0.5
+    assert state.transformer.training
+
+
+def test_every_calls_on_multiples_and_at_the_end():
+    called = []
+    train(batch_of([0]), steps=7, hooks=[every(3, 7, lambda s, m: called.append(s.step))])
+    assert called == [3, 6, 7]
+
+
+def metrics(loss, grad_norm=1.0, lr=0.1, ids=("a",)):
+    return Metrics(torch.tensor(loss), torch.tensor(grad_norm), lr, ids)
+
+
+def test_a_row_of_the_curve_is_the_mean_since_the_last_one_also_across_a_restart():
+    history = History()
+    history.add(metrics(1.0))
+    history.settle(1)
+    history = History.from_json(json.loads(json.dumps(history.to_json())))
+    history.add(metrics(2.0, grad_norm=3.0))
+    history.close_window(2, lr=0.1)
+    history.add(metrics(5.0))
+    history.close_window(3, lr=0.05)
+    assert [tuple(row) for row in history.losses] == [(2, 1.5, 0.1, 2.0), (3, 5.0, 0.05, 1.0)]
+
+
+def test_three_steps_without_a_finite_loss_end_training_with_the_names_of_the_first():
+    history = History()
+    for step, (loss, ids) in enumerate([(1.0, "x"), (math.nan, "first"), (math.inf, "y")], 1):
+        history.add(metrics(loss, ids=(ids,)))
+        assert history.settle(step) == (step == 1)
+    history.add(metrics(1.0, grad_norm=math.nan))
+    with pytest.raises(ValueError, match="not finite since step 2, which trained on samples first"):
+        history.settle(4)
+
+
+def test_a_single_bad_step_does_not_end_training():
+    history = History()
+    for loss in [math.nan, math.nan, 1.0, math.nan, math.nan]:
+        history.add(metrics(loss))
+    assert not history.settle(5)
+    history.add(metrics(1.0))
+    assert history.settle(6)

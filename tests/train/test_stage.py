@@ -1,0 +1,165 @@
+"""Training as a stage: what it refuses, what it writes, and that it learns."""
+
+import csv
+import json
+import time
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from modelzoo import families
+from stages.artifacts import write_json
+from stages.train.stage import create_trainer, run
+
+
+def read_csv(path):
+    with path.open() as file:
+        header, *rows = list(csv.reader(file))
+    return header, [[float(value) for value in row] for row in rows]
+
+
+def test_it_writes_the_averaged_weights_the_curves_a_summary_and_a_ledger(workspace):
+    params = workspace.params()
+    run(params)
+    header, rows = read_csv(workspace.output / "curves/loss.csv")
+    assert header == ["step", "loss", "lr", "grad_norm"]
+    assert [row[0] for row in rows] == [4, 8, 12, 16, 20]
+    header, rows = read_csv(workspace.output / "curves/val_loss.csv")
+    assert header == ["step", "val_loss"]
+    assert [row[0] for row in rows] == [0, 7, 14, 20]
+    header, by_t = read_csv(workspace.output / "curves/val_loss_by_t.csv")
+    assert header == ["t", "base", "trained"]
+    assert [row[0] for row in by_t] == [0.25, 0.75]
+    summary = json.loads((workspace.output / "summary.json").read_text())
+    assert summary["val_loss_base"] == rows[0][1]
+    assert summary["val_loss"] == rows[-1][1] < rows[0][1]
+    assert (summary["steps"], summary["num_images"]) == (20, 15)
+    trainer = create_trainer(params)
+    trainer.checkpoints.restore(trainer.state)
+    family = families.family("flux2")
+    kept = family.load_denoiser(workspace.output / "transformer", torch.float32)
+    for name, weight in kept.transformer.state_dict().items():
+        assert torch.equal(weight, trainer.state.ema.average[name])
+    ledger = pq.read_table(workspace.output / "ledger.parquet").to_pydict()
+    assert ledger["sample_id"] == trainer.batches.samples.sample_ids
+    assert set(ledger["num_visits"]) == {5}  # 20 steps, 4 micro-batches an epoch
+
+
+def test_the_validation_loss_of_the_base_does_not_depend_on_the_seed(workspace):
+    params = workspace.params()
+    trainers = [create_trainer(params), create_trainer(replace(params, seed=99))]
+    rows = [trainer.validation.measure(trainer.state) for trainer in trainers]
+    assert rows[0] == rows[1]
+    assert rows[0].loss == pytest.approx(sum(rows[0].by_t) / 2)
+
+
+def test_gradient_checkpointing_and_bfloat16_train_too(workspace):
+    plain, losses = workspace.params(steps=2, log_every=1), []
+    for changes in [{}, {"gradient_checkpointing": True}, {"dtype": "bfloat16"}]:
+        params = replace(plain, **changes)
+        run(params)
+        losses.append(read_csv(workspace.output / "curves/loss.csv")[1][-1][1])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=0.05)
+    kept = families.family("flux2").load_denoiser(workspace.output / "transformer", torch.bfloat16)
+    assert kept.transformer.x_embedder.weight.dtype == torch.bfloat16
+
+
+def test_epochs_visit_every_image_that_often(workspace):
+    run(workspace.params(steps=None, epochs=2, gradient_accumulation=3, lr_schedule={}))
+    ledger = pq.read_table(workspace.output / "ledger.parquet").to_pydict()
+    assert set(ledger["num_visits"]) == {2}
+    assert (
+        json.loads((workspace.output / "summary.json").read_text())["steps"] == 3
+    )  # 8 micro-batches
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ("vae", "latents.parquet was written by the encoder 'vae', but .* names 'other'"),
+        ("text_encoder", "prompts.parquet was written by the encoder 'text encoder'"),
+    ],
+)
+def test_rows_of_another_base_are_refused(workspace, component, message):
+    write_json(workspace.root / f"data/base/{component}.json", {"digest": "other"})
+    with pytest.raises(ValueError, match=message):
+        run(workspace.params())
+
+
+def test_rows_of_another_family_are_refused(workspace):
+    with pytest.raises(ValueError, match=r"for the family 'flux2', but model.type is 'sdxl'"):
+        run(replace(workspace.params(), family="sdxl"))
+
+
+def test_a_dataset_without_validation_images_is_refused(make_workspace):
+    workspace = make_workspace(num_images=3, num_validation=0)
+    with pytest.raises(ValueError, match=r"raise data\.validation_fraction"):
+        run(workspace.params())
+
+
+def test_a_method_that_is_not_there_is_refused(workspace):
+    with pytest.raises(ValueError, match=r"training\.method: 'lora' is not available"):
+        run(workspace.params(method="lora"))
+
+
+def test_mixed_precision_trains_nearly_the_same(workspace, forks):
+    params, losses = workspace.params(steps=2, log_every=1), []
+    for precision in ["no", "bf16"]:
+        child = forks.Process(target=run, args=(replace(params, mixed_precision=precision),))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        losses.append(read_csv(workspace.output / "curves/loss.csv")[1][-1][1])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_who_comes_later_writes_later(workspace, forks, capsys):
+    first, second = workspace.params(steps=60), workspace.params(steps=1, lr_schedule={})
+    child = forks.Process(target=run, args=(first,))
+    child.start()
+    while not any((workspace.store / "checkpoints").glob("*/step-*")):
+        time.sleep(0.001)
+    run(second)
+    assert f"waiting for process {child.pid}, which is training into" in capsys.readouterr().out
+    assert json.loads((workspace.output / "summary.json").read_text())["steps"] == 1
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_a_last_step_without_a_finite_loss_writes_nothing(workspace):
+    trainer = create_trainer(workspace.params(steps=3))
+    predict, state = trainer.state.denoiser.predict, trainer.state
+    state.denoiser.predict = lambda *of: predict(*of) * (torch.nan if state.step == 2 else 1)
+    with pytest.raises(ValueError, match="not finite since step 3"):
+        trainer.fit()
+    assert not workspace.output.exists()
+
+
+def test_divergence_stops_training_and_spares_the_good_checkpoint(workspace):
+    params = workspace.params(checkpoint={"every": 1, "keep": 50}, log_every=1)
+    trainer = create_trainer(params)
+    predict, calls = trainer.state.denoiser.predict, []
+
+    def breaks_down(noisy, t, conditioning):
+        calls.append(t)
+        prediction = predict(noisy, t, conditioning)
+        return prediction * torch.nan if trainer.state.step >= 5 else prediction
+
+    trainer.state.denoiser.predict = breaks_down
+    with pytest.raises(ValueError, match="not finite since step 6, which trained on samples 0"):
+        trainer.fit()
+    assert trainer.state.step == 8
+    assert max(trainer.checkpoints.folder.glob("step-*")).name == "step-00000005"
+    assert not workspace.output.exists()
+
+
+def test_finished_trainings_beyond_the_newest_few_are_forgotten(workspace, monkeypatch):
+    monkeypatch.setattr("stages.train.checkpoints.KEPT_TRAININGS", 1)
+    for seed in range(3):
+        run(replace(workspace.params(steps=1, lr_schedule={}), seed=seed))
+    left = [path for path in (workspace.store / "checkpoints").iterdir() if path.is_dir()]
+    assert len(left) == 2
