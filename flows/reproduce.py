@@ -41,15 +41,17 @@ def follow_graph(targets: Sequence[str], grace_seconds: float) -> State[Any]:
     with STOP_REQUEST.installed():
         end_with_parent()
         try:
-            return go_through(plan(targets), grace_seconds)
+            stages = plan(targets)
         except ValueError as error:
             return Failed(message=str(error))
+        states = go_through(stages, grace_seconds)
+        wait_until_recorded(states.values())
+        return conclude(stages, states)
 
 
-def go_through(stages: Sequence[Stage], grace_seconds: float) -> State[Any]:
-    """Bring the stages up to date one after the other, until one fails or a signal asks to stop."""
+def go_through(stages: Sequence[Stage], grace_seconds: float) -> dict[str, State[Any]]:
+    """Bring the stages up to date in turn, until one fails or a signal asks to stop."""
     states: dict[str, State[Any]] = {}
-    failure = ""
     unchanged = dvc_commands.unchanged([stage.addressing for stage in stages], grace_seconds)
     for stage in stages:
         if STOP_REQUEST.signal is not None:
@@ -62,16 +64,21 @@ def go_through(stages: Sequence[Stage], grace_seconds: float) -> State[Any]:
             wait_for=[states[name] for name in stage.upstream if name in states],
         )
         states[stage.addressing] = state
-        if state.is_failed():
-            failure = f"stage {stage.name!r} failed: {state.message}"
+        if not state.is_completed():
             break
         if state.message != verdicts.CACHED:
             unchanged = set()  # something was written, so what DVC said before may no longer hold
-    wait_until_recorded(states.values())
-    if failure:
-        return Failed(message=failure)
-    if len(states) < len(stages) or any(state.is_cancelled() for state in states.values()):
-        return Cancelled(message=f"stopped by {STOP_REQUEST.name}; the next run resumes")
+    return states
+
+
+def conclude(stages: Sequence[Stage], states: dict[str, State[Any]]) -> State[Any]:
+    """Return the flow's own state, given those of the stages that it came to."""
+    for stage in stages:
+        state = states.get(stage.addressing)
+        if state is None or state.is_cancelled():
+            return Cancelled(message=f"stopped by {STOP_REQUEST.name}; the next run resumes")
+        if not state.is_completed():
+            return Failed(message=f"stage {stage.name!r} failed: {state.message}")
     counts = Counter(state.message for state in states.values())
     return Completed(message=", ".join(f"{number} {said}" for said, number in counts.items()))
 

@@ -35,11 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_schedule(options.cron, options.timezone)
         plan(options.targets)  # a graph that cannot be read is told now, not at night
         with only_one(), STOP_REQUEST.installed(), server(schedules=True) as url:
-            say(f"serving {deployment_name()!r} at {options.cron!r} ({options.timezone}), {url}")
-            runner = Runner(deployment_name(), limit=1)  # DVC would refuse a second run beside it
+            name, dashboard = deployment_name(), url.removesuffix("/api")
+            say(f"serving {name!r} at {options.cron!r} ({options.timezone}), see {dashboard}")
+            runner = Runner(name, limit=1)  # DVC would refuse a second run beside it
             runner.add_flow(
                 reproduce,
-                deployment_name(),
+                name,
                 schedule=Cron(options.cron, timezone=options.timezone),
                 parameters={"targets": options.targets, "grace_seconds": options.grace},
             )

@@ -97,13 +97,13 @@ def wait_until_recorded(task_runs: Iterable[State[Any]]) -> None:
     """
     if STOP_REQUEST.signal is not None and not answers(str(PREFECT_API_URL.value())):
         os._exit(STOP_REQUEST.exit_code)
-    ids = [state.state_details.task_run_id for state in task_runs]
-    wanted = TaskRunFilter(id=TaskRunFilterId(any_=[each for each in ids if each is not None]))
+    ids = [run_id for state in task_runs if (run_id := state.state_details.task_run_id)]
+    wanted = TaskRunFilter(id=TaskRunFilterId(any_=ids))
     deadline = time.monotonic() + RECORD_SECONDS
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
             runs = client.read_task_runs(task_run_filter=wanted)
-            if len([run for run in runs if run.state and run.state.is_final()]) == len(ids):
+            if sum(run.state is not None and run.state.is_final() for run in runs) == len(ids):
                 return
             time.sleep(0.05)
 

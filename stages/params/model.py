@@ -94,8 +94,8 @@ class Qwen3:
     intermediate_size: int = number(9728, at_least=1)  # width of the MLP
     max_length: int = number(512, at_least=16)  # tokens a caption, chat template included
     output_layers: list[int] = number(
-        [9, 18, 27], at_least=1
-    )  # hidden states that make the context
+        [9, 18, 27], at_least=0
+    )  # hidden states that make the context; 0 is the embedding
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Mistral3:
     head_dim: int = number(128, at_least=2)  # channels a head, even
     intermediate_size: int = number(32768, at_least=1)  # width of the MLP
     max_length: int = number(512, at_least=16)  # tokens a caption, chat template included
-    output_layers: list[int] = number([10, 20, 30], at_least=1)  # hidden states of the context
+    output_layers: list[int] = number([10, 20, 30], at_least=0)  # hidden states of the context
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,31 @@
+# A new clone needs nothing else: every target makes .venv from requirements.lock first.
+PYTHON ?= python3.11
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := 1
+
+.PHONY: setup demo test check ui
+
+setup: .venv/complete
+
+.venv/complete: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	python -m flows.plots_page
+	touch $@
+
+demo: setup
+	dvc repro
+	@python -m flows.demo
+
+test: setup
+	python -m pytest tests/
+
+check: setup
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+ui: setup
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
