@@ -8,6 +8,7 @@ from pathlib import Path
 from stages import launch
 from stages.artifacts import write_text
 from stages.params import document
+from stages.params.places import check_places
 from stages.params.resolve import check_resolved
 
 
@@ -28,9 +29,11 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     """Check every key and how they go together, then write the constant.
 
     Raises:
+        FileNotFoundError: A folder that a key names is not there, and no stage makes it.
         ValueError: A key is unknown, missing, of a wrong type or range, stale, or cannot be run.
     """
-    check_resolved(document.load(artifacts.params), str(artifacts.params))
+    where = str(artifacts.params)
+    check_places(check_resolved(document.load(artifacts.params), where), where)
     write_text(artifacts.passed, "params.yaml passed its check\n")
 
 

@@ -25,7 +25,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 Sigmas = Callable[[int, int], Tensor]  # steps, image tokens -> (steps + 1,) from 1 to 0
 
 BASE_PARTS = ("vae", "text_encoder", "tokenizer")
-MAX_BATCH = 8  # pictures a call; bits depend on it, so it is fixed for each size
+MAX_BATCH = 16  # pictures a call; bits depend on it, so it is fixed for each size
 BATCH_PIXELS = 1024 * 1024  # a call makes fewer pictures if they are large
 
 

@@ -11,8 +11,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from stages.artifacts import sha256_file
 from stages.mlflow_store import (
     FINGERPRINT_TAG,
@@ -27,6 +25,7 @@ from stages.mlflow_store import (
     tolerated,
     tracking_uri,
 )
+from stages.params import document
 from stages.params.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ def find_run(settings: Tracking, fingerprint: str) -> Run:
 
 def flat_params(path: Path) -> dict[str, str]:
     """Read a params.yaml as dotted keys; places and the tracking itself are no facts of a run."""
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tree = document.load(path)
     flat = {name: value for name, value in _flatten(tree, "") if not name.startswith(PLACES)}
     return {
         name: (value if isinstance(value, str) else json.dumps(value))[:MAX_PARAM_LENGTH]

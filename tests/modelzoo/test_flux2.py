@@ -38,21 +38,12 @@ def a_batch():
     return torch.randn(2, 8, 2, 3), torch.rand(2), conditioning
 
 
-def test_an_untrained_denoiser_predicts_zero_and_its_blocks_are_the_identity():
+def test_an_untrained_denoiser_predicts_zero_and_every_block_already_works():
     denoiser = init_denoiser(KLEIN, 0)
     noisy, t, conditioning = a_batch()
     assert not denoiser.predict(noisy, t, conditioning).any()
-    transformer = denoiser.transformer
-    temb = transformer.time_guidance_embed(t, None, t.dtype)
-    txt, img = torch.randn(2, 5, 32), torch.randn(2, 6, 32)
-    rope = joint_rope(text_positions(5, CPU), image_positions(2, 3, CPU), (4, 4, 4, 4), 2000)
-    mods = transformer.double_stream_modulation_img(temb)
-    for ours, before in zip(
-        transformer.transformer_blocks[0](txt, img, mods, mods, rope), (txt, img), strict=True
-    ):
-        assert torch.equal(ours, before)
-    (mod,) = transformer.single_stream_modulation(temb)
-    assert torch.equal(transformer.single_transformer_blocks[0](img, mod, rope[5:]), img)
+    for name, parameter in denoiser.transformer.named_parameters():
+        assert bool(parameter.any()) != name.startswith(("proj_out", "norm_out")), name
 
 
 def test_initialisation_depends_on_the_seed_alone():

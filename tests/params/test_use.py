@@ -100,7 +100,7 @@ def test_a_folder_that_is_there_or_added_to_dvc_is_accepted(digits: Use, made: s
         (["model.from_scratch=null"], "both null: give one"),
         (["model.pretrained_path=x"], "set one of them to null"),
         (["model.source=elsewhere"], r"model\.source: 'elsewhere' given, but it follows from"),
-        (["training.epochs=3"], r"training\.epochs \(3\) and training\.steps \(900\)"),
+        (["training.epochs=3"], r"training\.epochs \(3\) and training\.steps \(2000\)"),
         (["training.steps=null"], "both null: give one"),
         (["training.optimizer.lr=1e-5"], "two names of one setting"),
         (["training.lora={rank: 4}"], r"set training\.lora to null"),

@@ -170,8 +170,8 @@ def forks() -> Any:
     """Processes that start at once: forked from a server that has imported the trainer, no more."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stages.train.stage", "torch._dynamo"])
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{before}"
-    context.Process(target=time.sleep, args=(0,)).start()  # starts the server with this path
-    os.environ["PYTHONPATH"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
+        patch.delenv("DIFFBASE_STORE", raising=False)
+        context.Process(target=time.sleep, args=(0,)).start()  # starts the server as it is now
     return context

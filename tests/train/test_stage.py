@@ -122,6 +122,7 @@ def test_who_comes_later_writes_later(workspace, forks, capsys):
     child = forks.Process(target=run, args=(first,))
     child.start()
     while not any((workspace.store / "checkpoints").glob("*/step-*")):
+        assert child.is_alive()
         time.sleep(0.001)
     run(second)
     assert f"waiting for process {child.pid}, which is training into" in capsys.readouterr().out

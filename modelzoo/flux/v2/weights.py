@@ -10,34 +10,36 @@ from torch import nn
 from modelzoo.checkpoints.folder import load_component, load_strict, save_component
 from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.model import Flux2
-from modelzoo.flux.v2.modulation import ModulatedNormOut, SharedModulation
+from modelzoo.flux.v2.modulation import SharedModulation
 from modelzoo.flux.v2.transformer import Flux2Transformer2DModel
+
+MODULATION_GAIN = 0.5  # of the first modulations' deviation, relative to the other layers'
 
 
 def init_denoiser(config: Flux2Config, seed: int) -> Flux2:
     """Make an untrained FLUX.2 in float32.
 
-    Modulations and the last projection are zero (adaLN-zero: Peebles and Xie 2022, section 3.2), so
-    that every block starts as the identity and the first prediction is zero. Every other linear
-    layer is normal with deviation 1 / sqrt(fan in): without biases and behind norms this keeps
-    the variance, also where several layers are fused into one matrix. Norms start at one.
+    The last norm's modulation and the last projection are zero, so that the first prediction is
+    zero. Every other linear layer is normal with deviation 1 / sqrt(fan in): without biases and
+    behind norms this keeps the variance, also where several layers are fused into one matrix. The
+    shared modulations are drawn with half of that, not zero as in adaLN-zero (Peebles and Xie
+    2022, section 3.2): docs/digits.md has the measurement. Norms start at one.
     """
     with torch.device("meta"):
         transformer = Flux2Transformer2DModel(config)
     transformer.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
-    zeroed = {transformer.proj_out.weight}
+    gains = {transformer.proj_out.weight: 0.0, transformer.norm_out.linear.weight: 0.0}
     for module in transformer.modules():
-        if isinstance(module, (SharedModulation, ModulatedNormOut)):
-            zeroed.add(module.linear.weight)
+        if isinstance(module, SharedModulation):
+            gains[module.linear.weight] = MODULATION_GAIN
     with torch.no_grad():
         for module in transformer.modules():
             if isinstance(module, nn.RMSNorm):
                 module.weight.fill_(1)
-            elif isinstance(module, nn.Linear) and module.weight in zeroed:
-                module.weight.zero_()
             elif isinstance(module, nn.Linear):
-                module.weight.normal_(0, module.in_features**-0.5, generator=generator)
+                std = gains.get(module.weight, 1.0) * module.in_features**-0.5
+                module.weight.normal_(0, std, generator=generator)
     return Flux2(transformer)
 
 
