@@ -15,7 +15,7 @@ TEMPLATE = """<!DOCTYPE html>
     <meta charset="utf-8">
     {{refresh_tag}}
     <title>diffbase: plots</title>
-    <script type="module">{scripts}</script>
+    <script>(() => {{{scripts}}})();</script>
     <style>
         body {{ font-family: sans-serif; margin: 2rem; }}
         table {{ border-spacing: 15px; }}

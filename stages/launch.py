@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -17,6 +18,8 @@ def main(name: str, run: Callable[[P], None], params_type: type[P]) -> None:
         run(read(params_type))
     except (ValueError, OSError) as error:
         sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:  # before a stage that has state to save began to listen
+        sys.exit(128 + signal.SIGINT)
 
 
 def use_threads(threads: int) -> None:

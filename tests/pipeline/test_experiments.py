@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from stages.artifacts import read_json
 from tests.pipeline.workspaces import Finished, Workspace, wait_until
 
 pytestmark = pytest.mark.pipeline
@@ -25,7 +26,7 @@ def queued(workspace: Workspace) -> Workspace:
     workers = workspace.start("dvc", "queue", "start", "--jobs", "2")
     workers.stdout.close()  # they would keep it open for as long as they live
     workers.wait()
-    wait_until(lambda: is_done(workspace), 300, workspace.run("dvc", "queue", "status"), pause=3)
+    wait_until(lambda: is_done(workspace), 300, "the experiments are not done", pause=3)
     return workspace
 
 
@@ -45,6 +46,7 @@ def test_two_learning_rates_encode_nothing(finished: Workspace, queued: Workspac
         log = Finished(0, queued.ok("dvc", "queue", "logs", row["Experiment"]).output)
         assert log.ran() == ["check_params", "train", "evaluate"], log.output
         assert len(log.lines("Stage 'encode_")) == 2
+        assert log.lines("encoded ") == []  # nor did the trainer miss rows in its worktree
     for kind in ("latents", "text"):
         assert queued.num_rows(kind) == finished.num_rows(kind)
 
@@ -70,3 +72,17 @@ def test_both_are_runs_in_the_main_repositorys_mlflow(queued: Workspace) -> None
     assert {status for _, status, _, _ in runs} == {"FINISHED"}
     home = (queued.root / "mlartifacts").as_uri()
     assert all(place.startswith(home) for _, _, _, place in runs)
+
+
+def test_an_experiment_in_the_workspace_takes_over_what_a_queued_one_trained(
+    queued: Workspace,
+) -> None:
+    rate = min(RATES)
+    choice = f"training.learning_rate={rate}"
+    here = queued.ok("dvc", "exp", "run", "-S", choice, "--name", "here", "evaluate")
+    assert here.ran() == []
+    assert "Stage 'train' is cached - skipping run, checking out outputs" in here.output
+    rows = [row for row in shown(queued) if float(row["training.learning_rate"]) == rate]
+    assert {row["State"] for row in rows} == {"", "Success"}
+    (loss,) = {float(row["val_loss"]) for row in rows}
+    assert read_json(queued.root / "data/evaluate/metrics.json")["val_loss"] == loss
