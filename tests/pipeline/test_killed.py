@@ -68,7 +68,7 @@ def test_kill_9_of_dvc_alone(finished: Workspace, untrained: Workspace) -> None:
     said = []
     for line in successor.stdout:
         said.append(line)
-        if f"process {orphan.pid} " in line:
+        if f"process {orphan.pid}" in line:
             orphan.resume()
     code = successor.wait()
     assert [line for line in said if "is gone: asking it to save and exit" in line], said
