@@ -31,7 +31,8 @@ TEMPLATE = """<!DOCTYPE html>
 
 def write(page: Path = PAGE) -> None:
     """Write the page and tell this clone's DVC to use it."""
-    page.write_text(TEMPLATE.format(scripts=vl_convert.javascript_bundle()), encoding="utf-8")
+    scripts = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    page.write_text(TEMPLATE.format(scripts=scripts), encoding="utf-8")
     dvc = str(Path(sys.executable).with_name("dvc"))
     subprocess.run(
         [dvc, "config", "--local", "--quiet", "plots.html_template", page.name], check=True
