@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,13 +216,31 @@ def test_a_store_that_fails_in_between_is_caught_up_with(settings, monkeypatch, 
     )
 
 
-def test_system_metrics_are_logged_and_opening_the_store_says_nothing(settings, monkeypatch, capfd):
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
-    with training_run(replace(settings, system_metrics=True), "toy", FINGERPRINT):
-        time.sleep(0.5)
+def test_system_metrics_are_logged_and_opening_the_store_says_nothing(settings, tmp_path):
+    """In a process of its own, as a stage is: other tests set up logging for all of this one."""
+    code = (
+        "import time; from stages.params.tracking import Tracking; "
+        "from stages.tracking import training_run; "
+        f"run = training_run({replace(settings, system_metrics=True)!r}, 'toy', {FINGERPRINT!r}); "
+        "run.__enter__(); time.sleep(0.5); run.__exit__(None, None, None)"
+    )
+    environment = {
+        **os.environ,
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (child.stdout, child.stderr) == ("", "")
     (run,) = runs(settings)
+    assert run.info.status == "FINISHED"
     assert "system/cpu_utilization_percentage" in run.data.metrics
-    assert capfd.readouterr() == ("", "")
 
 
 def test_a_thousand_rows_and_more_are_logged_in_parts(settings):
