@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelzoo.denoiser import Denoiser, init_denoiser, load_denoiser
 from modelzoo.flux.v2 import presets as flux2_presets
-from modelzoo.flux.v2 import weights as flux2_weights
 from modelzoo.flux.v2.model import Flux2
 from modelzoo.process.samplers import empirical_sigmas
 
-Denoiser = Flux2  # a union, once there are several
 Params = Mapping[str, Any]  # the section `model` of params.yaml
 
 
@@ -23,30 +22,28 @@ Params = Mapping[str, Any]  # the section `model` of params.yaml
 class Family:
     """What the stages need to know of a family; every `Params` is the section `model`."""
 
-    transformer_config: Callable[[Params], Any]
+    denoiser: type[Denoiser]
+    folder: str  # of the denoiser in a diffusers folder
+    network_config: Callable[[Params], Any]
     autoencoder_config: Callable[[Params], dict[str, Any]]  # vae/config.json
     text_encoder_config: Callable[[Params], dict[str, Any]]  # text_encoder/config.json
     scheduler_config: Callable[[Params], dict[str, Any]]  # scheduler/scheduler_config.json
     model_index: Callable[[Params], dict[str, Any]]  # model_index.json
     pipelines: frozenset[str]  # classes that the model_index.json of such a model names
     sigmas: Callable[[int, int], Tensor]  # steps, latent cells -> times of sampling (steps + 1,)
-    init_denoiser: Callable[[Any, int], Denoiser]  # transformer config, seed
-    load_denoiser: Callable[[Path, torch.dtype], Denoiser]
-    save_denoiser: Callable[[Denoiser, Path], None]
 
 
 FAMILIES = {
     "flux2": Family(
-        transformer_config=flux2_presets.transformer_config,
+        denoiser=Flux2,
+        folder="transformer",
+        network_config=flux2_presets.transformer_config,
         autoencoder_config=flux2_presets.autoencoder_config,
         text_encoder_config=flux2_presets.text_encoder_config,
         scheduler_config=flux2_presets.scheduler_config,
         model_index=flux2_presets.model_index,
         pipelines=frozenset({"Flux2Pipeline", "Flux2KleinPipeline"}),
         sigmas=empirical_sigmas,
-        init_denoiser=flux2_weights.init_denoiser,
-        load_denoiser=flux2_weights.load_denoiser,
-        save_denoiser=flux2_weights.save_denoiser,
     ),
 }
 
@@ -71,13 +68,13 @@ def create_model(model: Params, seed: int = 0) -> Denoiser:
     kind = family(model["type"])
     dtype = getattr(torch, model.get("dtype") or "float32")
     if not model.get("pretrained_path"):
-        denoiser = kind.init_denoiser(kind.transformer_config(model), seed)
-        denoiser.transformer.to(dtype)
+        denoiser = init_denoiser(kind.denoiser, kind.network_config(model), seed)
+        denoiser.network.to(dtype)
         return denoiser
-    folder = Path(model["pretrained_path"]) / "transformer"
-    denoiser = kind.load_denoiser(folder, dtype)
+    folder = Path(model["pretrained_path"]) / kind.folder
+    denoiser = load_denoiser(kind.denoiser, folder, dtype)
     if model.get("transformer"):
-        asked, found = kind.transformer_config(model), denoiser.transformer.config
+        asked, found = kind.network_config(model), denoiser.config
         if asked != found:
             raise ValueError(
                 f"{folder}/config.json says {found}, but model.transformer asks for {asked}: "
