@@ -11,7 +11,9 @@ import torch
 from modelzoo.autoencoders.autoencoder import Autoencoder
 from modelzoo.autoencoders.flux2 import AutoencoderConfig, AutoencoderKLFlux2
 from modelzoo.checkpoints.folder import load_component, load_strict, save_component
+from modelzoo.checkpoints.stream import Joined, MemorySource
 
+COUNTER = "bn.num_batches_tracked"
 AUTOENCODERS = {"AutoencoderKLFlux2": (AutoencoderKLFlux2, AutoencoderConfig)}
 
 __all__ = [
@@ -34,8 +36,13 @@ def load_autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> Autoen
     config, state = load_component(folder)
     with torch.device("meta"):
         autoencoder = _build(config, str(folder)).to(dtype)
-    if "bn.running_var" in state:  # converters drop the counter, which nothing reads
-        state.setdefault("bn.num_batches_tracked", torch.zeros((), dtype=torch.long))
+    if (
+        "bn.running_var" in state and COUNTER not in state
+    ):  # converters drop the counter, which nothing reads
+        counter = {COUNTER: torch.zeros((), dtype=torch.long)}
+        state = Joined(
+            [state, MemorySource(counter, str(folder), state.layout)], str(folder), state.layout
+        )
     return load_strict(autoencoder, state, folder).eval().requires_grad_(False)
 
 

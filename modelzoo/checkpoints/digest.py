@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelzoo.checkpoints.folder import read_config, weight_files
+from modelzoo.checkpoints.stream import read_header
 
 CHUNK = 1 << 26  # bytes read at once
 # say who wrote a file, not what it holds
@@ -28,7 +29,9 @@ def component_digest(folder: Path) -> str:
     config = {k: v for k, v in read_config(folder).items() if k not in BOOKKEEPING}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     tensors = {
-        name: (file, entry) for file in weight_files(folder) for name, entry in _header(file)
+        name: (file, entry)
+        for file in weight_files(folder)
+        for name, entry in read_header(file).items()
     }
     for name in sorted(tensors):
         file, entry = tensors[name]
@@ -43,17 +46,6 @@ def _files_digest(folder: Path) -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
     return digest.hexdigest()
-
-
-def _header(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read the names, dtypes, shapes and places of a safetensors file; places become absolute."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    for entry in header.values():
-        entry["data_offsets"] = [8 + length + offset for offset in entry["data_offsets"]]
-    return list(header.items())
 
 
 def _update_with_bytes(digest: Any, file: Path, start: int, stop: int) -> None:

@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from modelzoo.checkpoints.stream import (
+    PICKLES,
+    Joined,
+    MemorySource,
+    SafetensorsFile,
+    TensorSource,
+    refuse_pickle,
+)
+
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 TRANSFORMERS_STEM = "model"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+LAYOUT = "diffusers"
 MAX_SHARD_BYTES = 10_000_000_000  # what diffusers writes
 
 M = TypeVar("M", bound=nn.Module)
@@ -45,23 +53,21 @@ def save_component(
     write_json(index, folder / f"{stem}.safetensors.index.json")
 
 
-def load_component(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a component's config.json and its tensors, which are mapped from disk until copied.
+def load_component(folder: Path) -> tuple[dict[str, Any], TensorSource]:
+    """Read a component's config.json and open its tensors, each read from disk when it is used.
 
     Raises:
         FileNotFoundError: The folder holds no configuration or no weights.
-        ValueError: The folder holds pickled weights only, or its index names a missing key.
+        ValueError: The weights are pickled, or cut short.
     """
     config = read_config(folder)
-    state: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            state.update({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
-    return config, state
+    parts = [SafetensorsFile(file, LAYOUT) for file in weight_files(folder)]
+    return config, Joined(parts, str(folder), LAYOUT)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a component's config.json."""
+    refuse_pickle(folder)
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -87,47 +93,63 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name for name in names]
         if (folder / f"{stem}.safetensors").is_file():
             return [folder / f"{stem}.safetensors"]
-    pickled = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
-    if pickled:
-        raise ValueError(
-            f"{folder}: {pickled!r} are pickles, and loading one runs whatever code it holds; "
-            "only safetensors are read: convert the file or download the safetensors version"
-        )
+    for path in sorted(folder.glob("*")):
+        if path.suffix in PICKLES:
+            refuse_pickle(path)
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    found = f"only {others!r}, and variants such as fp16 are not read" if others else "none"
     raise FileNotFoundError(
         f"{folder}: there are no weights, neither {DIFFUSERS_STEM}.safetensors nor "
-        f"{TRANSFORMERS_STEM}.safetensors nor an index of shards: complete the folder"
+        f"{TRANSFORMERS_STEM}.safetensors nor an index of shards ({found}): complete the folder"
     )
 
 
 def load_strict(module: M, state: Mapping[str, Tensor], where: Path | str) -> M:
     """Copy `state` into `module`, every key exactly once; a module on meta becomes real first.
 
-    Values are converted to the module's dtype and lie in memory of torch's own alignment, so that
-    a computation has the same bits whether its weights come from a file or from elsewhere.
+    Keys and shapes are compared before anything is read, and tensors are read one after another:
+    no second copy of the model is ever in memory. Values are converted to the module's dtype and
+    lie in memory of torch's own alignment, so that a computation has the same bits whether its
+    weights come from a file or from elsewhere.
 
     Raises:
-        ValueError: A key is missing, surplus or of another shape.
+        ValueError: A key is missing, surplus, of another shape, or whole numbers for real ones.
     """
+    source = state if isinstance(state, TensorSource) else MemorySource(state, str(where), LAYOUT)
     wanted = module.state_dict()
-    missing = [k for k in wanted if k not in state]
-    surplus = [k for k in state if k not in wanted]
-    misshapen = [
-        f"{k} is {list(state[k].shape)}, needs {list(wanted[k].shape)}"
-        for k in wanted
-        if k in state and state[k].shape != wanted[k].shape
-    ]
-    problems = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
-    if any(problems.values()):
-        found = "; ".join(f"{len(v)} {k}: {v[:10]!r}" for k, v in problems.items() if v)
+    if problems := {kind: keys for kind, keys in _misfits(source, wanted).items() if keys}:
+        found = "; ".join(f"{len(keys)} {kind}: {keys[:10]!r}" for kind, keys in problems.items())
         raise ValueError(
-            f"{where} does not fit {type(module).__name__}: {found}; "
-            "check that config.json and weights belong together"
+            f"{where} does not fit {type(module).__name__}, its names being taken for those of "
+            f"the {source.layout} layout: {found}; check that config.json and weights belong "
+            "together"
         )
-    if any(t.is_meta for t in wanted.values()):
+    if any(tensor.is_meta for tensor in wanted.values()):
         module.to_empty(device="cpu")
+        wanted = module.state_dict()
     with torch.no_grad():
-        module.load_state_dict(state)
+        for name, tensor in wanted.items():
+            tensor.copy_(source[name])
     return module
+
+
+def _misfits(source: TensorSource, wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """List what does not agree, by kind, from names, shapes and dtypes alone."""
+    both = [(name, source.infos[name], wanted[name]) for name in wanted if name in source.infos]
+    return {
+        "missing": [name for name in wanted if name not in source.infos],
+        "surplus": [name for name in source.infos if name not in wanted],
+        "misshapen": [
+            f"{name} is {list(info.shape)}, needs {list(tensor.shape)}"
+            for name, info, tensor in both
+            if info.shape != tuple(tensor.shape)
+        ],
+        "of another kind": [
+            f"{name} is {info.dtype}, needs {tensor.dtype}"
+            for name, info, tensor in both
+            if info.dtype.is_floating_point != tensor.is_floating_point()
+        ],
+    }
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
