@@ -1,0 +1,1 @@
+"""SDXL: a UNet that predicts the noise, for latents of any aspect ratio."""
