@@ -1,12 +1,21 @@
-"""Text encoders by the class name that their config.json bears; importing this imports no torch."""
+"""Tokenizers and text encoders of all families; importing this imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelzoo.text_encoders.tokenization import Encoded, Tokenizer, load_tokenizer, train_tokenizer
+from modelzoo.text_encoders.parts import TEXT_PARTS, TextPart, text_lengths
+from modelzoo.text_encoders.tokenization import (
+    Encoded,
+    PromptTokenizer,
+    Tokenizer,
+    Tokens,
+    load_tokenizer,
+    train_tokenizer,
+)
+from modelzoo.text_encoders.tokenizer_folder import load_tokenizers
 
 if TYPE_CHECKING:
     import torch
@@ -14,58 +23,51 @@ if TYPE_CHECKING:
     from modelzoo.text_encoders.text_encoder import TextEncoder
 
 __all__ = [
-    "TEXT_ENCODERS",
+    "TEXT_PARTS",
     "Encoded",
+    "PromptTokenizer",
+    "TextPart",
     "Tokenizer",
+    "Tokens",
     "init_text_encoder",
     "load_text_encoder",
+    "load_text_encoders",
     "load_tokenizer",
+    "load_tokenizers",
+    "make_text_parts",
+    "text_lengths",
     "train_tokenizer",
 ]
 
 
-def _load_qwen3(folder: Path, dtype: torch.dtype) -> TextEncoder:
-    from modelzoo.text_encoders.qwen3 import load_qwen3
+def load_text_encoders(
+    family: str,
+    folders: Mapping[str, Path],
+    tokenizer: PromptTokenizer,
+    dtype: torch.dtype,
+    zero_empty: bool = False,
+) -> TextEncoder:
+    """Load the frozen text encoders of a family: see `modelzoo.text_encoders.family`."""
+    from modelzoo.text_encoders import family as families
 
-    return load_qwen3(folder, dtype)
+    return families.load_text_encoders(family, folders, tokenizer, dtype, zero_empty)
 
 
-TEXT_ENCODERS: dict[str, Callable[[Path, torch.dtype], TextEncoder]] = {
-    "Qwen3ForCausalLM": _load_qwen3
-}
+def make_text_parts(model: Mapping[str, Any], captions: list[str], seed: int, folder: Path) -> None:
+    """Make untrained text parts: see `modelzoo.text_encoders.from_scratch`."""
+    from modelzoo.text_encoders import from_scratch
+
+    from_scratch.make_text_parts(model, captions, seed, folder)
 
 
 def load_text_encoder(folder: Path, tokenizer: Tokenizer, dtype: torch.dtype) -> TextEncoder:
-    """Load a frozen text encoder from its transformers folder, and check that the tokenizer fits.
-
-    Raises:
-        ValueError: The class is unknown, the weights do not fit, or ids exceed the embedding.
-    """
-    from modelzoo.checkpoints.folder import read_config
-
-    config = read_config(folder)
-    name = _class_name(config, str(folder))
-    if tokenizer.vocab_size > config["vocab_size"]:
-        raise ValueError(
-            f"{folder}: the embedding has {config['vocab_size']} rows, but the tokenizer gives "
-            f"{tokenizer.vocab_size} ids: take tokenizer and text encoder of the same model"
-        )
-    return TEXT_ENCODERS[name](folder, dtype)
+    """Load a FLUX.2 text encoder: the old interface, until nothing imports it."""
+    prompts = PromptTokenizer({tokenizer.kind: tokenizer}, {tokenizer.kind: tokenizer.max_length})
+    return load_text_encoders("flux2", {"text_encoder": folder}, prompts, dtype)
 
 
 def init_text_encoder(config: Mapping[str, Any], seed: int, folder: Path) -> None:
-    """Write an untrained text encoder of a config.json, initialised from a seed, to `folder`."""
-    from modelzoo.text_encoders.qwen3 import init_qwen3
+    """Write an untrained Qwen3: the old interface, until nothing imports it."""
+    from modelzoo.text_encoders.from_scratch import init_part
 
-    _class_name(config, "the given configuration")
-    init_qwen3(config, seed, folder)
-
-
-def _class_name(config: Mapping[str, Any], where: str) -> str:
-    names = config.get("architectures") or [None]
-    if names[0] not in TEXT_ENCODERS:
-        raise ValueError(
-            f"{where}: config.json names {names[0]!r}; known text encoders are "
-            f"{sorted(TEXT_ENCODERS)!r}: give the text_encoder folder of a model of a known family"
-        )
-    return names[0]
+    init_part("flux2", "qwen3", config, seed, folder)

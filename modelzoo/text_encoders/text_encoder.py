@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from modelzoo.checkpoints.folder import load_strict
+
+P = TypeVar("P", bound="PartEncoder")
 
 
 class TextEncoder(nn.Module, ABC):
@@ -16,3 +24,61 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def encode_rows(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Encode ids and mask (B, L), int64, as what a row holds, such as context (B, L, D)."""
+
+
+class PartEncoder(TextEncoder):
+    """One of a family's text encoders: as much of a transformers class as its rows need."""
+
+    @abstractmethod
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Build from the content of a config.json."""
+        super().__init__()
+
+    @abstractmethod
+    def own_name(self, key: str) -> str | None:
+        """Give this module's name of a published tensor, None for one that no row depends on.
+
+        A key that is not known stays as it is, so that loading refuses it.
+        """
+
+    def complete(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give the tensors, by their own names, that stand for those a file leaves out."""
+        return {}
+
+    def compute_tables(self) -> None:
+        """Compute the buffers that are in no file, once the weights are on a real device."""
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Change the dtype that rows are computed in."""
+        self.to(dtype)
+
+
+def build_part(
+    kind: type[P],
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    where: Path | str,
+) -> P:
+    """Build a frozen encoder from a configuration and its tensors, every one used or known.
+
+    Raises:
+        ValueError: A tensor is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        encoder = kind(config)
+        encoder.cast(dtype)
+    load_strict(encoder, _own(encoder, state), where)
+    encoder.compute_tables()
+    return encoder.eval().requires_grad_(False)
+
+
+def _own(encoder: PartEncoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = own_names(encoder, state)
+    own = {name: state[key] for name, key in names.items()}
+    return {**encoder.complete(own), **own}
+
+
+def own_names(encoder: PartEncoder, keys: Iterable[str]) -> dict[str, str]:
+    """Map an encoder's names to the published ones, without those that no row depends on."""
+    return {name: key for key in keys if (name := encoder.own_name(key)) is not None}

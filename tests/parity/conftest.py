@@ -10,8 +10,9 @@ import torch
 
 from modelzoo.autoencoders import init_autoencoder, save_autoencoder
 from modelzoo.checkpoints.folder import write_json
+from modelzoo.denoiser import init_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
-from modelzoo.text_encoders import init_text_encoder, train_tokenizer
+from modelzoo.text_encoders import make_text_parts
 
 FLUX2 = FAMILIES["flux2"]
 LENGTH = 24
@@ -77,17 +78,16 @@ def one_thread():
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    denoiser = FLUX2.init_denoiser(FLUX2.transformer_config(MODEL), 1)
-    randomize(denoiser.transformer, 2)
-    FLUX2.save_denoiser(denoiser, folder / "transformer")
+    denoiser = init_denoiser(FLUX2.denoiser, FLUX2.network_config(MODEL), 1)
+    randomize(denoiser.network, 2)
+    save_denoiser(denoiser, folder / "transformer")
 
     autoencoder = init_autoencoder(FLUX2.autoencoder_config(MODEL), 3)
     randomize(autoencoder, 4)
     autoencoder.set_latent_statistics(torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16))
     save_autoencoder(autoencoder, folder / "vae")
 
-    train_tokenizer(CAPTIONS, 300, LENGTH, folder / "tokenizer")
-    init_text_encoder(FLUX2.text_encoder_config(MODEL), 5, folder / "text_encoder")
+    make_text_parts(MODEL, CAPTIONS, 5, folder)
     (folder / "scheduler").mkdir()
     write_json(FLUX2.scheduler_config(MODEL), folder / "scheduler" / "scheduler_config.json")
     write_json(FLUX2.model_index(MODEL), folder / "model_index.json")

@@ -1,0 +1,115 @@
+"""Make the text half of a small base: tokenizers trained on captions, untrained text encoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+from modelzoo.checkpoints.folder import TRANSFORMERS_STEM, save_component
+from modelzoo.text_encoders.clip import PROJECTION, ClipPooled, ClipProjected
+from modelzoo.text_encoders.configs import text_part_configs, text_part_sizes
+from modelzoo.text_encoders.decoder import OWN_KEY
+from modelzoo.text_encoders.parts import text_parts
+from modelzoo.text_encoders.qwen3 import Qwen3TextEncoder
+from modelzoo.text_encoders.t5 import EMBEDDING, T5TextEncoder
+from modelzoo.text_encoders.tokenizer_training import train_tokenizer
+
+EMBEDDINGS = ("embed_tokens", "token_embedding", "relative_attention_bias")
+POSITIONS = "position_embedding"
+POSITION_STD = 0.5  # words weigh more than places
+# last layers of what is added to the residual stream, as each architecture calls them
+RESIDUAL = ("o_proj.", "down_proj.", "out_proj.", "fc2.", "SelfAttention.o.", ".wo.")
+
+
+def make_text_parts(
+    model: Mapping[str, Any], captions: Sequence[str], seed: int, folder: Path
+) -> None:
+    """Write the tokenizers and text encoders of the section `model` as a diffusers model has them.
+
+    Raises:
+        ValueError: The section asks for what the family does not have or cannot be.
+    """
+    sizes, configs = text_part_sizes(model), text_part_configs(model)
+    vocab_size = model["from_scratch"]["vocab_size"]
+    for index, part in enumerate(text_parts(model["type"])):
+        for kind in sizes.keys() & set(part.kinds):
+            length = sizes[kind]["max_length"]
+            train_tokenizer(kind, captions, vocab_size, length, folder / part.tokenizer)
+            # text encoders of equal sizes must not be equal
+            init_part(model["type"], kind, configs[kind], seed + index, folder / part.encoder)
+
+
+def init_part(family: str, kind: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
+    """Write an untrained text encoder whose hidden states already tell prompts apart.
+
+    Embeddings are unit normal, linear layers keep the variance (1 / sqrt(fan in)), and what is
+    added to the residual stream is divided by sqrt(2 * layers) (Radford et al. 2019).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "mistral3":
+        state = _mistral3(config, generator)
+    elif kind == "qwen3":
+        whole = {**config, OWN_KEY: {"output_layers": [config["num_hidden_layers"]]}}
+        state = _drawn(Qwen3TextEncoder(whole), config["num_hidden_layers"], generator)
+    elif kind == "t5":
+        state = _t5(config, generator)
+    else:
+        is_projected = config["architectures"] == ["CLIPTextModelWithProjection"]
+        encoder = (ClipProjected if is_projected else ClipPooled)(config)
+        state = _drawn(encoder, config["num_hidden_layers"], generator)
+        if (family, kind) == ("sd3", "clip_l"):
+            # the reference code pools without a projection, so it must make no difference
+            state[PROJECTION] = torch.eye(*state[PROJECTION].shape)
+    save_component(state, config, folder, stem=TRANSFORMERS_STEM)
+
+
+def _t5(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+    state = _drawn(T5TextEncoder(config), config["num_layers"], generator)
+    for name in state:
+        if name.endswith("SelfAttention.q.weight"):
+            # T5 does not divide the products of queries and keys (Raffel et al. 2020)
+            state[name] = state[name] * config["d_kv"] ** -0.5
+    return {"shared.weight" if name == EMBEDDING else name: t for name, t in state.items()}
+
+
+def _mistral3(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw a whole Mistral-3, the pictures' half included, for transformers to read."""
+    values = {k: v for k, v in config.items() if k != OWN_KEY}
+    model = Mistral3ForConditionalGeneration(Mistral3Config.from_dict(values))
+    state = _drawn(model.model, config["text_config"]["num_hidden_layers"], generator)
+    text = "language_model."
+    return {
+        k.replace(text, f"{text}model.", 1) if k.startswith(text) else k: v
+        for k, v in state.items()
+    }
+
+
+def _drawn(module: nn.Module, depth: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw all parameters in their order, and give them by name."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(0 if name.endswith("bias") else 1)
+            else:
+                std = _deviation(name, parameter, depth)
+                parameter.normal_(0, std, generator=generator)
+    return dict(module.state_dict())
+
+
+def _deviation(name: str, parameter: Tensor, depth: int) -> float:
+    if POSITIONS in name:
+        return POSITION_STD
+    if _has(name, EMBEDDINGS):
+        return 1.0
+    std = parameter[0].numel() ** -0.5
+    return std / math.sqrt(2 * depth) if _has(name, RESIDUAL) else std
+
+
+def _has(name: str, marks: Iterable[str]) -> bool:
+    return any(mark in name for mark in marks)
