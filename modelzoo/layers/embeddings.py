@@ -1,4 +1,4 @@
-"""Embeddings of scalars such as time and guidance."""
+"""Embeddings of what conditions a whole picture: scalars such as time, and pooled text."""
 
 from __future__ import annotations
 
@@ -33,3 +33,16 @@ class ScalarEmbedding(nn.Module):
         """Embed values (B,), of the order of 1000, as (B, D); only the perceptron is in `dtype`."""
         features = sinusoid(values, self.channels).to(dtype)
         return self.linear_2(F.silu(self.linear_1(features)))
+
+
+class VectorEmbedding(nn.Module):
+    """A two-layer perceptron from a vector of `channels` numbers to width `dim`."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(channels, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map vectors (B, channels) to (B, D)."""
+        return self.linear_2(F.silu(self.linear_1(vectors)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rope_table(positions: Tensor, axes_dims: tuple[int, ...], theta: float) -> Tensor:
-    """Give e^(i angle) of positions (N, axes) as complex (N, 1, E / 2).
+    """Give e^(i angle) of positions (..., N, axes) as complex (..., N, 1, E / 2).
 
     Axis i owns `axes_dims[i]` numbers of each head. The angles are formed in float64: at theta
     10000 and position 4000 float32 is off by 1e-4.
@@ -15,8 +15,8 @@ def rope_table(positions: Tensor, axes_dims: tuple[int, ...], theta: float) -> T
     angles = []
     for axis, dim in enumerate(axes_dims):
         exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
-        angles.append(positions[:, axis, None].double() * theta**-exponents)
-    joined = torch.cat(angles, dim=-1)[:, None]
+        angles.append(positions[..., axis, None].double() * theta**-exponents)
+    joined = torch.cat(angles, dim=-1).unsqueeze(-2)
     return torch.complex(joined.cos().float(), joined.sin().float())
 
 
