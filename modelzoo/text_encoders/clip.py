@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from modelzoo.checkpoints.stream import TensorSource
 from modelzoo.text_encoders.text_encoder import PartEncoder
 
 PREFIX = "text_model."
@@ -110,7 +111,7 @@ class ClipProjected(ClipTextEncoder):
 class ClipOptionallyProjected(ClipProjected):
     """CLIP-L in SD3, whose file `clip_l.safetensors` has no projection and means the identity."""
 
-    def complete(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def complete(self, own: TensorSource) -> dict[str, Tensor]:
         """Project by the identity where the file has no projection."""
         size = self.text_projection.in_features
-        return {} if PROJECTION in state else {PROJECTION: torch.eye(size)}
+        return {} if PROJECTION in own else {PROJECTION: torch.eye(size)}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelzoo.checkpoints.folder import load_component
+from modelzoo.checkpoints.stream import TensorSource
 from modelzoo.text_encoders.clip import (
     ClipHidden,
     ClipOptionallyProjected,
@@ -26,6 +27,7 @@ from modelzoo.text_encoders.tokenization import PromptTokenizer
 
 Rows = dict[str, Tensor]
 PartRows = Mapping[str, Rows]  # by kind
+Component = tuple[Mapping[str, Any], TensorSource]  # config.json and weights
 T5_WIDTH = 4096  # of SD3's context where there is no T5 to ask
 
 # how each family takes each text encoder
@@ -149,12 +151,37 @@ def load_text_encoders(
     dtype: torch.dtype,
     zero_empty: bool = False,
 ) -> TextEncoder:
-    """Load the frozen text encoders of a family, and check that the tokenizers fit.
+    """Load the frozen text encoders of a family from their folders: see `build_text_encoders`.
 
     Args:
         family: `model.type`.
         folders: By their name in the diffusers layout, such as "text_encoder_2"; others are
-            ignored. SD3 may lack its T5.
+            ignored.
+        tokenizer: The family's tokenizers.
+        dtype: Of the weights and the rows.
+        zero_empty: Whether the empty prompt's row is zeros.
+
+    Raises:
+        FileNotFoundError: A text encoder or its tokenizer is not there.
+        ValueError: A class is unknown, weights do not fit, or ids exceed an embedding.
+    """
+    names = [part.encoder for part in text_parts(family) if part.encoder in folders]
+    components = {name: load_component(Path(folders[name])) for name in names}
+    return build_text_encoders(family, components, tokenizer, dtype, zero_empty)
+
+
+def build_text_encoders(
+    family: str,
+    components: Mapping[str, Component],
+    tokenizer: PromptTokenizer,
+    dtype: torch.dtype,
+    zero_empty: bool = False,
+) -> TextEncoder:
+    """Build the frozen text encoders of a family, and check that the tokenizers fit.
+
+    Args:
+        family: `model.type`.
+        components: config.json and tensors by folder name; SD3 may lack "text_encoder_3".
         tokenizer: The family's tokenizers.
         dtype: Of the weights and the rows.
         zero_empty: Whether the empty prompt's row is zeros.
@@ -167,49 +194,41 @@ def load_text_encoders(
     combine = COMBINE[family]
     for part in text_parts(family):
         kinds = [kind for kind in part.kinds if kind in tokenizer.tokenizers]
-        if part.encoder in folders and kinds:
-            parts[kinds[0]] = _load_part(
-                family, kinds[0], Path(folders[part.encoder]), tokenizer, dtype
-            )
+        if part.encoder in components and kinds:
+            config, source = components[part.encoder]
+            _check(kinds[0], config, source.where, tokenizer)
+            parts[kinds[0]] = build_part(ENCODERS[family][kinds[0]], config, source, dtype)
         elif part.is_optional:
             combine = _sd3_without_t5(tokenizer.lengths["t5"])
         else:
             raise FileNotFoundError(
                 f"model.type {family!r} needs the folders {part.tokenizer!r} and {part.encoder!r}, "
-                f"but there are only {sorted(folders)!r}: complete the model"
+                f"but there are only {sorted(components)!r} and tokenizers of "
+                f"{sorted(tokenizer.tokenizers)!r}: complete the model"
             )
     lengths = {kind: each.max_length for kind, each in tokenizer.tokenizers.items()}
     encoder = FamilyTextEncoder(parts, lengths, combine)
     return ZeroForEmpty(encoder, tokenizer.tokens("").ids) if zero_empty else encoder
 
 
-def _load_part(
-    family: str, kind: str, folder: Path, tokenizer: PromptTokenizer, dtype: torch.dtype
-) -> PartEncoder:
-    config, state = load_component(folder)
+def _check(kind: str, config: Mapping[str, Any], where: str, tokenizer: PromptTokenizer) -> None:
+    """Compare a configuration with the kind that is needed and with the tokenizer."""
     names = config.get("architectures") or [None]
     if names[0] not in CLASSES[kind]:
         raise ValueError(
-            f"{folder}: config.json names {names[0]!r}, but one of {CLASSES[kind]!r} is needed: "
-            f"give the folder of a model of type {family!r}"
+            f"{where}: config.json names {names[0]!r}, but one of {CLASSES[kind]!r} is needed: "
+            "give the text encoder that belongs to the tokenizer"
         )
-    _check_tokenizer(config, kind, tokenizer, folder)
-    return build_part(ENCODERS[family][kind], config, state, dtype, folder)
-
-
-def _check_tokenizer(
-    config: Mapping[str, Any], kind: str, tokenizer: PromptTokenizer, folder: Path
-) -> None:
     sizes = config.get("text_config", config)
     given = tokenizer.tokenizers[kind]
     rows, positions = sizes.get("vocab_size"), sizes.get("max_position_embeddings")
     if rows is not None and given.vocab_size > rows:
         raise ValueError(
-            f"{folder}: the embedding has {rows} rows, but the tokenizer gives "
+            f"{where}: the embedding has {rows} rows, but the tokenizer gives "
             f"{given.vocab_size} ids: take tokenizer and text encoder of the same model"
         )
     if positions is not None and given.max_length > positions:
         raise ValueError(
-            f"{folder}: there are {positions} positions, but a prompt has {given.max_length} "
+            f"{where}: there are {positions} positions, but a prompt has {given.max_length} "
             f"tokens: lower model.text_encoder.{kind}.max_length"
         )

@@ -20,9 +20,9 @@ from modelzoo.text_encoders.qwen3 import Qwen3TextEncoder
 from modelzoo.text_encoders.t5 import EMBEDDING, T5TextEncoder
 from modelzoo.text_encoders.tokenizer_training import train_tokenizer
 
-EMBEDDINGS = ("embed_tokens", "token_embedding", "relative_attention_bias")
-POSITIONS = "position_embedding"
-POSITION_STD = 0.5  # words weigh more than places
+EMBEDDINGS = ("embed_tokens", "token_embedding")
+# places, by which alone word order is seen: added to words, or to what attention weighs
+PLACES = {"position_embedding": 0.5, "relative_attention_bias": 3.0}
 # last layers of what is added to the residual stream, as each architecture calls them
 RESIDUAL = ("o_proj.", "down_proj.", "out_proj.", "fc2.", "SelfAttention.o.", ".wo.")
 
@@ -103,8 +103,9 @@ def _drawn(module: nn.Module, depth: int, generator: torch.Generator) -> dict[st
 
 
 def _deviation(name: str, parameter: Tensor, depth: int) -> float:
-    if POSITIONS in name:
-        return POSITION_STD
+    for place, std in PLACES.items():
+        if place in name:
+            return std
     if _has(name, EMBEDDINGS):
         return 1.0
     std = parameter[0].numel() ** -0.5

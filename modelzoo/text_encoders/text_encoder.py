@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from modelzoo.checkpoints.folder import load_strict
+from modelzoo.checkpoints.stream import Joined, MemorySource, Selection, TensorSource
 
 P = TypeVar("P", bound="PartEncoder")
 
@@ -41,8 +41,8 @@ class PartEncoder(TextEncoder):
         A key that is not known stays as it is, so that loading refuses it.
         """
 
-    def complete(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the tensors, by their own names, that stand for those a file leaves out."""
+    def complete(self, own: TensorSource) -> dict[str, Tensor]:
+        """Give the tensors, by their own names, that a file leaves out."""
         return {}
 
     def compute_tables(self) -> None:
@@ -56,9 +56,8 @@ class PartEncoder(TextEncoder):
 def build_part(
     kind: type[P],
     config: Mapping[str, Any],
-    state: Mapping[str, Tensor],
+    source: TensorSource,
     dtype: torch.dtype,
-    where: Path | str,
 ) -> P:
     """Build a frozen encoder from a configuration and its tensors, every one used or known.
 
@@ -68,17 +67,14 @@ def build_part(
     with torch.device("meta"):
         encoder = kind(config)
         encoder.cast(dtype)
-    load_strict(encoder, _own(encoder, state), where)
+    load_strict(encoder, _own(encoder, source), source.where)
     encoder.compute_tables()
     return encoder.eval().requires_grad_(False)
 
 
-def _own(encoder: PartEncoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = own_names(encoder, state)
-    own = {name: state[key] for name, key in names.items()}
-    return {**encoder.complete(own), **own}
-
-
-def own_names(encoder: PartEncoder, keys: Iterable[str]) -> dict[str, str]:
-    """Map an encoder's names to the published ones, without those that no row depends on."""
-    return {name: key for key in keys if (name := encoder.own_name(key)) is not None}
+def _own(encoder: PartEncoder, source: TensorSource) -> TensorSource:
+    """Give a source by the encoder's own names, without what no row depends on."""
+    names = {name: key for key in source if (name := encoder.own_name(key)) is not None}
+    own = Selection(source, names)
+    added = MemorySource(encoder.complete(own), source.where, source.layout)
+    return Joined([own, added], source.where, source.layout)
