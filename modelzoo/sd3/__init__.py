@@ -1,0 +1,1 @@
+"""SD3.5: large, large-turbo and medium."""

@@ -1,0 +1,173 @@
+"""From the pipeline's parameters (`model:` in params.yaml) to the configurations of SD3.5."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelzoo.checkpoints.config import LAYOUT_VERSION
+from modelzoo.sd3.config import SD3Config
+
+# what the variants differ in beside their widths
+VARIANTS: dict[str, dict[str, Any]] = {
+    "large": {"pos_embed_max_size": 192, "dual_attention_layers": []},
+    "large-turbo": {"pos_embed_max_size": 192, "dual_attention_layers": []},
+    "medium": {"pos_embed_max_size": 384, "dual_attention_layers": list(range(13))},
+}
+TEXT_DIMS = {"clip_l": 768, "clip_g": 1280, "t5": 4096}  # of the released text encoders
+
+NEEDS = {"hidden_size", "num_attention_heads", "num_layers", "in_channels"}
+TAKES = NEEDS | {"pos_embed_max_size", "dual_attention_layers"}
+# keys of other families, and the one value that says what SD3.5 has
+FIXED = {
+    "num_single_layers": 0,
+    "guidance_embeds": False,
+    "qk_norm": True,
+    "mlp_ratio": 4.0,
+    "axes_dims_rope": None,
+}
+
+
+def transformer_config(model: Mapping[str, Any]) -> SD3Config:
+    """Read `model.transformer`; the text's widths follow from `model.text_encoder`.
+
+    A model without a variant is a Medium, as the sizes that the specification prints.
+
+    Raises:
+        ValueError: The sizes contradict each other or ask for what SD3.5 does not have.
+    """
+    given = _transformer_section(model)
+    dim, heads = given["hidden_size"], given["num_attention_heads"]
+    if dim % heads:
+        raise ValueError(
+            f"model.transformer.hidden_size {dim!r} does not divide into num_attention_heads "
+            f"{heads!r}: change either"
+        )
+    latent_channels = (model.get("vae") or {}).get("latent_channels", given["in_channels"] // 4)
+    if given["in_channels"] != 4 * latent_channels:
+        raise ValueError(
+            f"model.transformer.in_channels {given['in_channels']!r} must be 4 * "
+            f"model.vae.latent_channels = {4 * latent_channels!r}, the channels of 2x2 patches: "
+            "change either"
+        )
+    text = text_dims(model)
+    sizes = {**VARIANTS[_variant(model)], **given}
+    return SD3Config(
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        num_layers=sizes["num_layers"],
+        attention_head_dim=dim // heads,
+        num_attention_heads=heads,
+        joint_attention_dim=text["t5"],
+        caption_projection_dim=dim,
+        pooled_projection_dim=text["clip_l"] + text["clip_g"],
+        pos_embed_max_size=sizes["pos_embed_max_size"],
+        dual_attention_layers=tuple(sizes["dual_attention_layers"]),
+        qk_norm="rms_norm",
+    )
+
+
+def _transformer_section(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the keys that are not null, and check that they are the ones SD3.5 has."""
+    given = {k: v for k, v in (model.get("transformer") or {}).items() if v is not None}
+    for name, only in FIXED.items():
+        if (value := given.pop(name, only)) != only:
+            raise ValueError(
+                f"model.transformer.{name}: {value!r} is not possible, SD3.5 has {only!r}: "
+                "leave the key out"
+            )
+    missing, unknown = sorted(NEEDS - given.keys()), sorted(given.keys() - TAKES)
+    if missing or unknown:
+        raise ValueError(
+            f"model.transformer: missing are {missing!r}, unknown are {unknown!r}; SD3.5 takes "
+            f"{sorted(TAKES)!r}"
+        )
+    return given
+
+
+def _variant(model: Mapping[str, Any]) -> str:
+    variant = model.get("variant") or "medium"
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"model.variant: unknown name {variant!r}; SD3.5 has {sorted(VARIANTS)!r}: use one"
+        )
+    return variant
+
+
+def text_dims(model: Mapping[str, Any]) -> dict[str, int]:
+    """Give the widths of the text encoders; one that the parameters do not name has its own.
+
+    Raises:
+        ValueError: T5 is narrower than the two CLIPs, whose tokens are padded to its width.
+    """
+    encoders = model.get("text_encoder") or {}
+    dims = {
+        name: (encoders.get(name) or {}).get("hidden_size", TEXT_DIMS[name]) for name in TEXT_DIMS
+    }
+    if dims["t5"] < dims["clip_l"] + dims["clip_g"]:
+        raise ValueError(
+            f"model.text_encoder.t5.hidden_size {dims['t5']!r} must be at least that of clip_l "
+            f"plus that of clip_g, {dims['clip_l'] + dims['clip_g']!r}, because CLIP's tokens are "
+            "padded to T5's width: change either"
+        )
+    return dims
+
+
+def autoencoder_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Read `model.vae` as the config.json of an AutoencoderKL without quantising convolutions.
+
+    Left out, scaling_factor and shift_factor are the released ones; no shift is 0.0.
+    """
+    given = {k: v for k, v in (model.get("vae") or {}).items() if v is not None}
+    sizes = {
+        "latent_channels": 16,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        **given,
+    }
+    levels = len(sizes["block_out_channels"])
+    return {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": LAYOUT_VERSION,
+        "act_fn": "silu",
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "mid_block_add_attention": True,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "force_upcast": True,
+        "sample_size": 1024,
+        **sizes,
+    }
+
+
+def scheduler_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Give scheduler_config.json as released: rectified flow with a static shift of 3."""
+    return {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "_diffusers_version": LAYOUT_VERSION,
+        "num_train_timesteps": 1000,
+        "shift": 3.0,
+    }
+
+
+def model_index(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Give model_index.json: which class reads which folder."""
+    return {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": LAYOUT_VERSION,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
