@@ -35,7 +35,7 @@ CLASSES = {
     "Qwen2Tokenizer": ("qwen3",),
     "PixtralProcessor": ("mistral3",),
 }
-ADDED_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+ADDED_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
 def load_tokenizers(
@@ -144,12 +144,14 @@ LOADERS: dict[str, Callable[[Path, Config, str, int], Tokenizer]] = {
 
 def _add_tokens(backend: Backend, config: Config) -> None:
     """Let the tokens that a configuration adds stand for themselves wherever a text has them."""
-    added = config.get("added_tokens_decoder") or {}
-    named = [config.get(name) for name in ("unk_token", "bos_token", "eos_token", "pad_token")]
-    for token in [*(added[index] for index in sorted(added, key=int)), *filter(None, named)]:
-        values = token if isinstance(token, Mapping) else {"content": token, "special": True}
+    named = [config.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")]
+    table = config.get("added_tokens_decoder") or {}  # its flags count, as in transformers
+    added: dict[str, AddedToken] = {}
+    for token in [*filter(None, named), *(table[index] for index in sorted(table, key=int))]:
+        values = token if isinstance(token, Mapping) else {"content": token}
         flags = {name: values[name] for name in ADDED_FLAGS if name in values}
-        backend.add_tokens([AddedToken(values["content"], **{"special": True, **flags})])
+        added[values["content"]] = AddedToken(values["content"], special=True, **flags)
+    backend.add_tokens(list(added.values()))
 
 
 def _content(config: Config, name: str) -> str:

@@ -63,7 +63,7 @@ PROMPTS = [
     "It's 12,345 apples; naïve café — 日本語 🎨",
     "e\u0301 composed is é",
     "ﬁ and ① stay, as NFC does not touch them",
-    "<|endoftext|> and <|StartOfText|> and </s> and <pad> inside",
+    "<|endoftext|> and <|StartOfText|>, <|ENDOFTEXT|>, </s>, <pad> and <extra_id_3> inside",
     "a prompt that is much too long for the model " * 5,
 ]
 
@@ -299,14 +299,35 @@ def test_pooling_finds_the_end_mark_by_either_rule(tmp_path):
     )
 
 
-def test_tokenizers_as_published_long_ago_give_the_ids_of_transformers(tmp_path):
-    """Marks as dictionaries, `!` as bigG's padding, no tokenizer.json."""
-    make_text_parts(model("sdxl"), CAPTIONS, 5, tmp_path)
-    for name, pad in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
-        path = tmp_path / name / "tokenizer_config.json"
+FLAGS = {"lstrip": False, "rstrip": False, "single_word": False}
+
+
+@pytest.mark.parametrize("style", ["dictionaries", "decoder"])
+def test_tokenizers_as_published_give_the_ids_of_transformers(style, tmp_path):
+    """Marks as dictionaries (SDXL) or in a table (FLUX.1), no tokenizer.json, T5's extra ids."""
+    for family in ("sdxl", "flux"):
+        make_text_parts(model(family), CAPTIONS, 5, tmp_path / family)
+    for family, name in (("sdxl", "tokenizer"), ("sdxl", "tokenizer_2"), ("flux", "tokenizer")):
+        path = tmp_path / family / name / "tokenizer_config.json"
         config = json.loads(path.read_text())
-        flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
-        for mark in ("bos_token", "eos_token", "unk_token"):
-            config[mark] = {"__type": "AddedToken", "content": config[mark], **flags}
-        path.write_text(json.dumps({**config, "pad_token": pad}))
-    test_ids_and_masks_are_those_of_transformers(tmp_path, "sdxl")
+        vocab = json.loads((path.parent / "vocab.json").read_text())
+        marks = {config[mark] for mark in ("bos_token", "eos_token", "pad_token")}
+        if style == "decoder":
+            config["added_tokens_decoder"] = {
+                str(vocab[mark]): {
+                    **{"content": mark, "special": True, **FLAGS},
+                    "normalized": mark == "<|startoftext|>",
+                }
+                for mark in marks
+            }
+        else:
+            for mark in ("bos_token", "eos_token", "unk_token"):
+                token = {"__type": "AddedToken", "content": config[mark], **FLAGS}
+                config[mark] = {**token, "normalized": True}
+        path.write_text(json.dumps(config))
+    t5 = transformers.T5TokenizerFast.from_pretrained(
+        tmp_path / "flux" / "tokenizer_2", extra_ids=100
+    )
+    t5.save_pretrained(tmp_path / "flux" / "tokenizer_2")
+    for family in ("sdxl", "flux"):
+        test_ids_and_masks_are_those_of_transformers(tmp_path / family, family)
