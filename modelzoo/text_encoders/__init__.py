@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelzoo.text_encoders.parts import TEXT_PARTS, TextPart, text_lengths
 from modelzoo.text_encoders.tokenization import (
+    TEXT_PARTS,
     Encoded,
     PromptTokenizer,
+    TextPart,
     Tokenizer,
     Tokens,
     load_tokenizer,
+    load_tokenizers,
+    text_lengths,
     train_tokenizer,
 )
-from modelzoo.text_encoders.tokenizer_folder import load_tokenizers
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from modelzoo.text_encoders.parts import TextPart, text_parts, text_sizes
-from modelzoo.text_encoders.templates import MISTRAL3_IMAGE, MISTRAL3_SPECIAL
+from modelzoo.text_encoders.tokenization.parts import TextPart, text_parts, text_sizes
+from modelzoo.text_encoders.tokenization.templates import MISTRAL3_IMAGE, MISTRAL3_SPECIAL
 
 Sizes = Mapping[str, Any]  # `model.text_encoder.<kind>`, defaults filled in
 

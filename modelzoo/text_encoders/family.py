@@ -19,11 +19,11 @@ from modelzoo.text_encoders.clip import (
     ClipProjected,
 )
 from modelzoo.text_encoders.mistral3 import Mistral3TextEncoder
-from modelzoo.text_encoders.parts import text_parts
 from modelzoo.text_encoders.qwen3 import Qwen3TextEncoder
 from modelzoo.text_encoders.t5 import T5TextEncoder
 from modelzoo.text_encoders.text_encoder import PartEncoder, TextEncoder, build_part
 from modelzoo.text_encoders.tokenization import PromptTokenizer
+from modelzoo.text_encoders.tokenization.parts import text_parts
 
 Rows = dict[str, Tensor]
 PartRows = Mapping[str, Rows]  # by kind

@@ -15,9 +15,9 @@ from modelzoo.checkpoints.folder import TRANSFORMERS_STEM, save_component
 from modelzoo.text_encoders.clip import PROJECTION, ClipPooled, ClipProjected
 from modelzoo.text_encoders.configs import text_part_configs, text_part_sizes
 from modelzoo.text_encoders.decoder import OWN_KEY
-from modelzoo.text_encoders.parts import text_parts
 from modelzoo.text_encoders.qwen3 import Qwen3TextEncoder
 from modelzoo.text_encoders.t5 import EMBEDDING, T5TextEncoder
+from modelzoo.text_encoders.tokenization.parts import text_parts
 from modelzoo.text_encoders.tokenizer_training import train_tokenizer
 
 EMBEDDINGS = ("embed_tokens", "token_embedding")

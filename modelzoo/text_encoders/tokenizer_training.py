@@ -16,7 +16,7 @@ from tokenizers import AddedToken, decoders, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import Unigram
 
-from modelzoo.text_encoders.backends import (
+from modelzoo.text_encoders.tokenization.backends import (
     CLIP_END,
     CLIP_START,
     WORD_END,
@@ -24,7 +24,7 @@ from modelzoo.text_encoders.backends import (
     clip_backend,
     t5_pre_tokenizer,
 )
-from modelzoo.text_encoders.templates import (
+from modelzoo.text_encoders.tokenization.templates import (
     MISTRAL3_CHAT_TEMPLATE,
     MISTRAL3_PAD,
     MISTRAL3_SPECIAL,

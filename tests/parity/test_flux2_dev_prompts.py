@@ -17,7 +17,7 @@ from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from safetensors.torch import load_file, save_file
 
 from modelzoo.text_encoders import load_text_encoders, load_tokenizers, make_text_parts
-from modelzoo.text_encoders.templates import MISTRAL3_SYSTEM, render_mistral3
+from modelzoo.text_encoders.tokenization.templates import MISTRAL3_SYSTEM, render_mistral3
 
 LENGTH, LAYERS, WIDTH = 72, (1, 2, 4), 24
 WORDS = ["one", "two", "three", "four", "five"]

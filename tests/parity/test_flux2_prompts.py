@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from modelzoo.text_encoders import load_text_encoders, load_tokenizers
-from modelzoo.text_encoders.templates import render_qwen3
+from modelzoo.text_encoders.tokenization.templates import render_qwen3
 
 LENGTH, LAYERS = 24, (1, 2, 4)
 PROMPTS = [

@@ -1,4 +1,4 @@
-"""Prompts to token ids of fixed lengths, without torch, so that light stages start fast."""
+"""Prompts to token ids of fixed lengths."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def require_tokens(backend: Backend, tokens: list[str], where: Path) -> list[int
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Load a FLUX.2 tokenizer: the old interface, until nothing imports it."""
-    from modelzoo.text_encoders.tokenizer_folder import load_tokenizers
+    from modelzoo.text_encoders.tokenization.folder import load_tokenizers
 
     return next(iter(load_tokenizers("flux2", {"tokenizer": folder}).tokenizers.values()))
 

@@ -11,15 +11,15 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from modelzoo.text_encoders.backends import clip_backend
-from modelzoo.text_encoders.parts import TextPart, text_parts
-from modelzoo.text_encoders.templates import (
+from modelzoo.text_encoders.tokenization.backends import clip_backend
+from modelzoo.text_encoders.tokenization.parts import TextPart, text_parts
+from modelzoo.text_encoders.tokenization.templates import (
     MISTRAL3_PAD,
     QWEN3_SPECIAL,
     render_mistral3,
     render_qwen3,
 )
-from modelzoo.text_encoders.tokenization import (
+from modelzoo.text_encoders.tokenization.tokenizer import (
     ChatTokenizer,
     MarkedTokenizer,
     PromptTokenizer,
