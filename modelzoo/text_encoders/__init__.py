@@ -72,4 +72,4 @@ def init_text_encoder(config: Mapping[str, Any], seed: int, folder: Path) -> Non
     """Write an untrained Qwen3: the old interface, until nothing imports it."""
     from modelzoo.text_encoders.from_scratch import init_part
 
-    init_part("flux2", "qwen3", config, seed, folder)
+    init_part("qwen3", config, seed, folder)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from modelzoo.text_encoders.tokenization.parts import TextPart, text_parts, text_sizes
+from modelzoo.text_encoders.tokenization.parts import (
+    TextPart,
+    check_lengths,
+    text_parts,
+    text_sizes,
+)
 from modelzoo.text_encoders.tokenization.templates import MISTRAL3_IMAGE, MISTRAL3_SPECIAL
 
 Sizes = Mapping[str, Any]  # `model.text_encoder.<kind>`, defaults filled in
@@ -107,15 +112,10 @@ def _fill(kind: str, part: TextPart, given: Sizes) -> dict[str, Any]:
 
 def _check_together(sizes: Mapping[str, Sizes]) -> None:
     """Compare what must agree where the states of several text encoders meet."""
+    check_lengths({kind: each["max_length"] for kind, each in sizes.items()})
     if not {"clip_l", "clip_g"} <= sizes.keys():
         return
-    small, large = sizes["clip_l"], sizes["clip_g"]
-    if small["max_length"] != large["max_length"]:
-        raise ValueError(
-            f"model.text_encoder: max_length of clip_l {small['max_length']!r} and of clip_g "
-            f"{large['max_length']!r} must be equal, their tokens are laid side by side"
-        )
-    both = small["hidden_size"] + large["hidden_size"]
+    both = sizes["clip_l"]["hidden_size"] + sizes["clip_g"]["hidden_size"]
     if "t5" in sizes and sizes["t5"]["hidden_size"] < both:
         raise ValueError(
             f"model.text_encoder.t5.hidden_size {sizes['t5']['hidden_size']!r} is less than the "

@@ -194,11 +194,11 @@ def build_text_encoders(
     combine = COMBINE[family]
     for part in text_parts(family):
         kinds = [kind for kind in part.kinds if kind in tokenizer.tokenizers]
-        if part.encoder in components and kinds:
+        if kinds and part.encoder in components:
             config, source = components[part.encoder]
             _check(kinds[0], config, source.where, tokenizer)
             parts[kinds[0]] = build_part(ENCODERS[family][kinds[0]], config, source, dtype)
-        elif part.is_optional:
+        elif part.is_optional and not kinds and part.encoder not in components:
             combine = _sd3_without_t5(tokenizer.lengths["t5"])
         else:
             raise FileNotFoundError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +42,31 @@ def make_text_parts(
             length = sizes[kind]["max_length"]
             train_tokenizer(kind, captions, vocab_size, length, folder / part.tokenizer)
             # text encoders of equal sizes must not be equal
-            init_part(model["type"], kind, configs[kind], seed + index, folder / part.encoder)
+            init_part(kind, configs[kind], seed + index, folder / part.encoder)
 
 
-def init_part(family: str, kind: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
+def init_part(kind: str, config: Mapping[str, Any], seed: int, folder: Path) -> None:
     """Write an untrained text encoder whose hidden states already tell prompts apart.
 
     Embeddings are unit normal, linear layers keep the variance (1 / sqrt(fan in)), and what is
     added to the residual stream is divided by sqrt(2 * layers) (Radford et al. 2019).
     """
-    generator = torch.Generator().manual_seed(seed)
-    if kind == "mistral3":
-        state = _mistral3(config, generator)
-    elif kind == "qwen3":
-        whole = {**config, OWN_KEY: {"output_layers": [config["num_hidden_layers"]]}}
-        state = _drawn(Qwen3TextEncoder(whole), config["num_hidden_layers"], generator)
-    elif kind == "t5":
-        state = _t5(config, generator)
-    else:
-        is_projected = config["architectures"] == ["CLIPTextModelWithProjection"]
-        encoder = (ClipProjected if is_projected else ClipPooled)(config)
-        state = _drawn(encoder, config["num_hidden_layers"], generator)
-        if (family, kind) == ("sd3", "clip_l"):
-            # the reference code pools without a projection, so it must make no difference
-            state[PROJECTION] = torch.eye(*state[PROJECTION].shape)
+    state = DRAW[kind](config, torch.Generator().manual_seed(seed))
     save_component(state, config, folder, stem=TRANSFORMERS_STEM)
+
+
+def _clip(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+    is_projected = config["architectures"] == ["CLIPTextModelWithProjection"]
+    encoder = (ClipProjected if is_projected else ClipPooled)(config)
+    return _drawn(encoder, config["num_hidden_layers"], generator)
+
+
+def _clip_l(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw CLIP-L, whose projection the reference code of SD3 leaves out: it must do nothing."""
+    state = _clip(config, generator)
+    if PROJECTION in state:
+        state[PROJECTION] = torch.eye(*state[PROJECTION].shape)
+    return state
 
 
 def _t5(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
@@ -78,16 +78,31 @@ def _t5(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tens
     return {"shared.weight" if name == EMBEDDING else name: t for name, t in state.items()}
 
 
+def _qwen3(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+    depth = config["num_hidden_layers"]
+    whole = {**config, OWN_KEY: {"output_layers": [depth]}}
+    return _drawn(Qwen3TextEncoder(whole), depth, generator)
+
+
 def _mistral3(config: Mapping[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
     """Draw a whole Mistral-3, the pictures' half included, for transformers to read."""
     values = {k: v for k, v in config.items() if k != OWN_KEY}
     model = Mistral3ForConditionalGeneration(Mistral3Config.from_dict(values))
     state = _drawn(model.model, config["text_config"]["num_hidden_layers"], generator)
-    text = "language_model."
+    text = "language_model."  # transformers 4 named what is inside it `model` once more
     return {
-        k.replace(text, f"{text}model.", 1) if k.startswith(text) else k: v
-        for k, v in state.items()
+        name.replace(text, f"{text}model.", 1) if name.startswith(text) else name: tensor
+        for name, tensor in state.items()
     }
+
+
+DRAW: dict[str, Callable[[Mapping[str, Any], torch.Generator], dict[str, Tensor]]] = {
+    "clip_l": _clip_l,
+    "clip_g": _clip,
+    "t5": _t5,
+    "qwen3": _qwen3,
+    "mistral3": _mistral3,
+}
 
 
 def _drawn(module: nn.Module, depth: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -210,6 +210,8 @@ def test_lengths_are_those_of_the_pipelines_unless_the_tokenizer_takes_less(copi
     assert longer.lengths["t5"] == len(longer.encode("q")[2].ids) == 300
     with pytest.raises(ValueError, match=r"t5.max_length 600 is more than the model_max_length"):
         load_tokenizers("sd3", folders(root, "sd3"), {"t5": 600})
+    with pytest.raises(ValueError, match="clip_l 12 and of clip_g 11 must be equal"):
+        load_tokenizers("sd3", folders(root, "sd3"), {"clip_g": 11})
     with pytest.raises(ValueError, match="leaves no room for a prompt"):
         load_tokenizers("sd3", folders(root, "sd3"), {"clip_g": 2})
 
@@ -332,10 +334,17 @@ def test_sizes_that_cannot_be_are_refused(name, changes, message, tmp_path):
         make_text_parts(section(name, **changes), CAPTIONS, 0, tmp_path)
 
 
-def test_sd3_may_be_made_without_t5(tmp_path):
+def test_sd3_may_be_made_without_t5_but_not_with_half_of_it(tmp_path, bases):
     make_text_parts(section("sd3", t5=None), CAPTIONS, 0, tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"}
+    without = {path.name: path for path in tmp_path.iterdir()}
+    assert sorted(without) == ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+    tokenizer = load_tokenizers("sd3", without, {"t5": 16})
+    load_text_encoders("sd3", without, tokenizer, torch.float32)
+    whole = folders(bases["sd3"], "sd3")
+    with pytest.raises(FileNotFoundError, match="'tokenizer_3' and 'text_encoder_3'"):
+        load_text_encoders("sd3", whole, tokenizer, torch.float32)
+    with pytest.raises(FileNotFoundError, match="'tokenizer_3' and 'text_encoder_3'"):
+        load_text_encoders("sd3", without, load_tokenizers("sd3", whole), torch.float32)
 
 
 @pytest.mark.parametrize("name", ["klein", "dev"])

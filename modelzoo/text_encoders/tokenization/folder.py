@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from modelzoo.text_encoders.tokenization.backends import clip_backend
-from modelzoo.text_encoders.tokenization.parts import TextPart, text_parts
+from modelzoo.text_encoders.tokenization.parts import TextPart, check_lengths, text_parts
 from modelzoo.text_encoders.tokenization.templates import (
     MISTRAL3_PAD,
     QWEN3_SPECIAL,
@@ -68,6 +68,7 @@ def load_tokenizers(
                 f"model.type {family!r} needs a folder {part.tokenizer!r}, but there are only "
                 f"{sorted(folders)!r}: complete the model"
             )
+    check_lengths(all_lengths)
     return PromptTokenizer(tokenizers, all_lengths)
 
 

@@ -67,6 +67,20 @@ def text_sizes(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def check_lengths(lengths: Mapping[str, int]) -> None:
+    """Compare the lengths of text encoders whose tokens are laid side by side.
+
+    Raises:
+        ValueError: CLIP-L and CLIP-G are given different lengths.
+    """
+    small, large = lengths.get("clip_l"), lengths.get("clip_g")
+    if None not in (small, large) and small != large:
+        raise ValueError(
+            f"model.text_encoder: max_length of clip_l {small!r} and of clip_g {large!r} must be "
+            "equal, their tokens are laid side by side: change either"
+        )
+
+
 def text_lengths(model: Mapping[str, Any]) -> dict[str, int]:
     """Give the lengths that the section `model` asks for, in tokens by kind."""
     sizes = text_sizes(model)
