@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.layers.attention import attention
+from modelzoo.layers.norms import HeadNorm
 from modelzoo.sd3.config import SD3Config
-
-EPS = 1e-6
 
 
 class ImageHeads(nn.Module):
@@ -21,8 +20,8 @@ class ImageHeads(nn.Module):
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
         self.to_v = nn.Linear(dim, dim)
-        self.norm_q = nn.RMSNorm(head_dim, EPS)
-        self.norm_k = nn.RMSNorm(head_dim, EPS)
+        self.norm_q = HeadNorm(head_dim)
+        self.norm_k = HeadNorm(head_dim)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
     def heads(self, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,21 +49,25 @@ class JointHeads(ImageHeads):
         self.add_q_proj = nn.Linear(dim, dim)
         self.add_k_proj = nn.Linear(dim, dim)
         self.add_v_proj = nn.Linear(dim, dim)
-        self.norm_added_q = nn.RMSNorm(head_dim, EPS)
-        self.norm_added_k = nn.RMSNorm(head_dim, EPS)
+        self.norm_added_q = HeadNorm(head_dim)
+        self.norm_added_k = HeadNorm(head_dim)
 
-    def text_heads(self, txt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project txt (B, L, D) to query, key and value (B, L, K, E)."""
+    def attend(self, img: Tensor, txt: Tensor, asking: Tensor) -> tuple[Tensor, Tensor]:
+        """Let img (B, N, D) and the tokens of txt (B, L, D) that ask attend to img and txt.
+
+        The results still lack their last projections.
+        """
         split = (-1, self.head_dim)
-        query = self.norm_added_q(self.add_q_proj(txt).unflatten(-1, split))
-        key = self.norm_added_k(self.add_k_proj(txt).unflatten(-1, split))
-        return query, key, self.add_v_proj(txt).unflatten(-1, split)
-
-    def attend(self, img: Tensor, txt: Tensor) -> tuple[Tensor, Tensor]:
-        """Let all tokens attend to all, image first; the last projections are still to come."""
-        pairs = zip(self.heads(img), self.text_heads(txt), strict=True)
-        query, key, value = (torch.cat(pair, dim=1) for pair in pairs)
-        img_out, txt_out = attention(query, key, value).split([img.shape[1], txt.shape[1]], dim=1)
+        img_query, img_key, img_value = self.heads(img)
+        txt_query = self.norm_added_q(self.add_q_proj(asking).unflatten(-1, split))
+        txt_key = self.norm_added_k(self.add_k_proj(txt).unflatten(-1, split))
+        txt_value = self.add_v_proj(txt).unflatten(-1, split)
+        out = attention(
+            torch.cat([img_query, txt_query], dim=1),
+            torch.cat([img_key, txt_key], dim=1),
+            torch.cat([img_value, txt_value], dim=1),
+        )
+        img_out, txt_out = out.split([img.shape[1], asking.shape[1]], dim=1)
         return img_out, txt_out
 
 
@@ -77,17 +80,17 @@ class JointAttention(JointHeads):
 
     def forward(self, img: Tensor, txt: Tensor) -> tuple[Tensor, Tensor]:
         """Give the updates of img (B, N, D) and txt (B, L, D)."""
-        img_out, txt_out = self.attend(img, txt)
+        img_out, txt_out = self.attend(img, txt, txt)
         return self.to_out[0](img_out), self.to_add_out(txt_out)
 
 
 class ReadingAttention(JointHeads):
     """Image tokens attend to image and text, and only they are updated.
 
-    The text's queries come to nothing. They are computed all the same: a parameter that never takes
-    part would stop a training on several devices, which waits for every gradient.
+    What the text asks comes to nothing, so that one of its tokens is enough. None would be too few:
+    training on several devices waits for the gradient of every weight, though this one be zero.
     """
 
     def forward(self, img: Tensor, txt: Tensor) -> Tensor:
         """Give the update of img (B, N, D)."""
-        return self.to_out[0](self.attend(img, txt)[0])
+        return self.to_out[0](self.attend(img, txt, txt[:, :1])[0])
