@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modelzoo.denoiser import init_denoiser, load_denoiser, save_denoiser
+from modelzoo.flux.components.positions import image_positions, joint_rope
 from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.model import Flux2, Flux2Conditioning
-from modelzoo.flux.v2.positions import image_positions, joint_rope, text_positions
-from modelzoo.flux.v2.weights import init_denoiser, load_denoiser, save_denoiser
+from modelzoo.flux.v2.positions import text_positions
 
 TINY = {
     "in_channels": 8,
@@ -26,9 +27,9 @@ CPU = torch.device("cpu")
 
 def awake(config: Flux2Config = KLEIN) -> Flux2:
     """A denoiser whose gates and last projection are not zero."""
-    denoiser = init_denoiser(config, 0)
+    denoiser = init_denoiser(Flux2, config, 0)
     with torch.no_grad():
-        for parameter in denoiser.transformer.parameters():
+        for parameter in denoiser.network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return denoiser
 
@@ -38,20 +39,21 @@ def a_batch():
     return torch.randn(2, 8, 2, 3), torch.rand(2), conditioning
 
 
-def test_an_untrained_denoiser_predicts_zero_and_every_block_already_works():
-    denoiser = init_denoiser(KLEIN, 0)
+def test_an_untrained_denoiser_predicts_zero_and_begins_with_the_identity():
+    denoiser = init_denoiser(Flux2, KLEIN, 0)
     noisy, t, conditioning = a_batch()
     assert not denoiser.predict(noisy, t, conditioning).any()
-    for name, parameter in denoiser.transformer.named_parameters():
-        assert bool(parameter.any()) != name.startswith(("proj_out", "norm_out")), name
+    for name, parameter in denoiser.network.named_parameters():
+        zero = name.startswith(("proj_out", "norm_out")) or "modulation" in name
+        assert bool(parameter.any()) != zero, name
 
 
 def test_initialisation_depends_on_the_seed_alone():
     torch.manual_seed(1)
-    first = init_denoiser(KLEIN, 3).transformer.state_dict()
+    first = init_denoiser(Flux2, KLEIN, 3).network.state_dict()
     state = torch.get_rng_state()
-    second = init_denoiser(KLEIN, 3).transformer.state_dict()
-    other = init_denoiser(KLEIN, 4).transformer.state_dict()
+    second = init_denoiser(Flux2, KLEIN, 3).network.state_dict()
+    other = init_denoiser(Flux2, KLEIN, 4).network.state_dict()
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(first[k], v) for k, v in second.items())
     assert not torch.equal(first["x_embedder.weight"], other["x_embedder.weight"])
@@ -63,17 +65,17 @@ def test_every_parameter_receives_a_gradient():
     noisy, t, conditioning = a_batch()
     conditioning = denoiser.conditioning({"context": conditioning.context})
     denoiser.predict(noisy, t, conditioning).square().sum().backward()
-    for name, parameter in denoiser.transformer.named_parameters():
+    for name, parameter in denoiser.network.named_parameters():
         assert parameter.grad is not None, name
         # the text stream of the last joint block reaches the image through the single blocks
         assert parameter.grad.any(), name
 
 
 def test_one_batch_can_be_learned_by_heart():
-    denoiser = init_denoiser(KLEIN, 0)
+    denoiser = init_denoiser(Flux2, KLEIN, 0)
     noisy, t, conditioning = a_batch()
     target = torch.randn_like(noisy)
-    optimizer = torch.optim.Adam(denoiser.transformer.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(denoiser.network.parameters(), lr=5e-3)
     for _ in range(150):
         loss = (denoiser.predict(noisy, t, conditioning) - target).square().mean()
         optimizer.zero_grad()
@@ -145,11 +147,11 @@ def test_guidance_is_for_models_that_embed_it():
 def test_a_saved_denoiser_is_the_same_after_loading(tmp_path):
     denoiser = awake()
     save_denoiser(denoiser, tmp_path)
-    loaded = load_denoiser(tmp_path)
+    loaded = load_denoiser(Flux2, tmp_path)
     batch = a_batch()
     assert torch.equal(loaded.predict(*batch), denoiser.predict(*batch))
-    assert loaded.transformer.config == KLEIN
-    half = load_denoiser(tmp_path, torch.bfloat16).transformer
+    assert loaded.network.config == KLEIN
+    half = load_denoiser(Flux2, tmp_path, torch.bfloat16).network
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
@@ -158,7 +160,7 @@ def test_half_precision_weights_take_and_give_float32_latents():
     denoiser = awake()
     noisy, t, conditioning = a_batch()
     expected = denoiser.predict(noisy, t, conditioning)
-    denoiser.transformer.to(torch.bfloat16)
+    denoiser.network.to(torch.bfloat16)
     rows = denoiser.conditioning({"context": conditioning.context})
     velocity = denoiser.predict(noisy, t, rows)
     assert velocity.dtype == torch.float32
@@ -173,7 +175,7 @@ def test_autocast_computes_in_half_precision_and_trains():
         velocity = denoiser.predict(noisy, t, conditioning)
     velocity.sum().backward()
     torch.testing.assert_close(velocity, expected, rtol=0.1, atol=0.1)
-    grads = [p.grad for p in denoiser.transformer.parameters()]
+    grads = [p.grad for p in denoiser.network.parameters()]
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in grads)
 
 
@@ -195,8 +197,8 @@ def test_impossible_sizes_are_refused(changes, message):
 def test_a_transformer_of_another_class_is_refused(tmp_path):
     from modelzoo.checkpoints.folder import save_component
 
-    state = awake().transformer.state_dict()
+    state = awake().network.state_dict()
     config = {**KLEIN.to_dict(), "_class_name": "FluxTransformer2DModel"}
     save_component(state, config, tmp_path)
     with pytest.raises(ValueError, match="FluxTransformer2DModel"):
-        load_denoiser(tmp_path)
+        load_denoiser(Flux2, tmp_path)

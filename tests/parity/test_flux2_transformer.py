@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from modelzoo.checkpoints.folder import load_component, load_strict, save_component
+from modelzoo.denoiser import load_denoiser, save_denoiser
+from modelzoo.flux.components.positions import image_positions, reference_positions
 from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.model import Flux2
-from modelzoo.flux.v2.positions import image_positions, text_positions
+from modelzoo.flux.v2.positions import REFERENCE_STEP, text_positions
 from modelzoo.flux.v2.transformer import Flux2Transformer2DModel
-from modelzoo.flux.v2.weights import load_denoiser, save_denoiser
 
 TINY = {
     "in_channels": 8,
@@ -119,7 +120,7 @@ def test_a_prediction_is_the_one_of_the_klein_pipeline():
 def test_reference_positions_are_those_of_diffusers():
     pictures = [torch.zeros(1, 8, 2, 3), torch.zeros(1, 8, 4, 1)]
     expected = diffusers.Flux2KleinPipeline._prepare_image_ids(pictures)[0]
-    ours = torch.cat([image_positions(2, 3, CPU, t=10), image_positions(4, 1, CPU, t=20)])
+    ours = reference_positions(((2, 3), (4, 1)), REFERENCE_STEP, CPU)
     assert torch.equal(ours, expected)
 
 
@@ -168,11 +169,11 @@ def test_we_read_the_folder_of_diffusers(shards, tmp_path):
     _, oracle = both(DEV)
     oracle.save_pretrained(tmp_path, max_shard_size=shards)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1 or shards == "20KB"
-    ours = load_denoiser(tmp_path)
-    assert ours.transformer.config == DEV
+    ours = load_denoiser(Flux2, tmp_path)
+    assert ours.network.config == DEV
     inputs = batch(DEV)
     expected = oracle(**inputs, return_dict=False)[0]
-    assert relative(ours.transformer(**inputs), expected) < 1e-5
+    assert relative(ours.network(**inputs), expected) < 1e-5
 
 
 def test_diffusers_reads_our_shards(tmp_path):

@@ -19,7 +19,7 @@ class Flux2Config:
 
     patch_size: int = 1
     in_channels: int = 128
-    out_channels: int | None = None  # None: the same as in_channels
+    out_channels: int | None = None  # None: the same as in_channels; of a Fill model it is smaller
     num_layers: int = 8  # blocks with a text and an image stream
     num_single_layers: int = 48
     attention_head_dim: int = 128
@@ -58,6 +58,11 @@ class Flux2Config:
     def mlp_dim(self) -> int:
         """Width inside a feed-forward layer."""
         return int(self.dim * self.mlp_ratio)
+
+    @property
+    def fill_channels(self) -> int:
+        """Channels of an image token beyond those that are predicted: Fill's condition."""
+        return self.in_channels - (self.out_channels or self.in_channels)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Flux2Config:

@@ -10,11 +10,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modelzoo.denoiser import Denoiser
+from modelzoo.flux.components.conditions import embedded_guidance, rows_of
+from modelzoo.flux.components.positions import image_positions, reference_positions
 from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.modulation import SharedModulation
-from modelzoo.flux.v2.positions import image_positions, text_positions
-from modelzoo.flux.v2.transformer import Flux2Transformer2DModel
+from modelzoo.flux.v2.positions import REFERENCE_STEP, text_positions
+from modelzoo.flux.v2.transformer import Flux2Transformer2DModel, JointBlock, SingleBlock
 from modelzoo.layers.initialisation import init_weights
+from modelzoo.layers.modulation import ModulatedNormOut
 
 DEFAULT_GUIDANCE = 4.0  # what dev is sampled with; klein has no guidance input
 
@@ -24,6 +27,8 @@ class Flux2Conditioning(NamedTuple):
 
     context: Tensor  # (B, L, D) text features, padding included: it is attended to as released
     guidance: Tensor | None = None  # (B,), only for models that embed guidance
+    references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) of pictures to look at
+    fill: Tensor | None = None  # (B, C', H, W): `fill_condition`, only for Fill models
 
 
 class Flux2(Denoiser):
@@ -43,31 +48,37 @@ class Flux2(Denoiser):
         Args:
             noisy: Latents (B, C, H, W) in the autoencoder's normalised space, mixed with noise.
             t: (B,) in [0, 1]: 0 data, 1 noise.
-            conditioning: Text features and perhaps guidance.
+            conditioning: Text features, and perhaps guidance, references and what to fill.
         """
+        dtype, device = self.dtype, noisy.device
         height, width = noisy.shape[-2:]
-        tokens = self.transformer(
-            hidden_states=rearrange(noisy, "b c h w -> b (h w) c").to(self.dtype),
-            encoder_hidden_states=conditioning.context,
+        context, guidance, references, fill = conditioning
+        sizes = tuple((r.shape[-2], r.shape[-1]) for r in references)
+        tokens = self.network(
+            hidden_states=cells(noisy).to(dtype),
+            encoder_hidden_states=context,
             timestep=t,
-            img_ids=image_positions(height, width, noisy.device),
-            txt_ids=text_positions(conditioning.context.shape[1], noisy.device),
-            guidance=conditioning.guidance,
+            img_ids=image_positions(height, width, device),
+            txt_ids=text_positions(context.shape[1], device),
+            guidance=guidance,
+            img_cond_seq=torch.cat([cells(r).to(dtype) for r in references], 1) if sizes else None,
+            img_cond_seq_ids=reference_positions(sizes, REFERENCE_STEP, device) if sizes else None,
+            img_cond=None if fill is None else cells(fill).to(dtype),
         )
         return rearrange(tokens, "b (h w) c -> b c h w", h=height).to(noisy.dtype)
 
     def conditioning(
         self, rows: Mapping[str, Tensor], guidance: float | None = None
     ) -> Flux2Conditioning:
-        """Make the conditioning of rows; a model that embeds guidance has 4 as its default.
+        """Make the conditioning of rows "context"; where guidance is embedded 4 is the default.
 
         Raises:
-            ValueError: Guidance is given to a model that does not embed it.
+            ValueError: The row is missing, or guidance is given to a model that does not embed it.
         """
-        context = rows["context"].to(self.dtype)
+        (context,) = rows_of(rows, ("context",), self.dtype, "FLUX.2")
         if self.config.guidance_embeds:
-            value = DEFAULT_GUIDANCE if guidance is None else guidance
-            return Flux2Conditioning(context, torch.full((len(context),), value).to(context.device))
+            guidance_rows = embedded_guidance(guidance, DEFAULT_GUIDANCE, context)
+            return Flux2Conditioning(context, guidance_rows)
         if guidance is not None:
             raise ValueError(
                 f"FLUX.2: guidance {guidance!r} was given, but this model has no guidance input; "
@@ -77,10 +88,17 @@ class Flux2(Denoiser):
 
     def blocks(self) -> Sequence[nn.Module]:
         """List the blocks, joint ones first."""
-        return [*self.network.transformer_blocks, *self.network.single_transformer_blocks]
+        kinds = (JointBlock, SingleBlock)
+        return [module for module in self.network.modules() if isinstance(module, kinds)]
 
     @staticmethod
     def init_weights(network: nn.Module, generator: torch.Generator) -> None:
-        """Begin with the identity and a zero prediction: modulations and the last layer are zero."""
-        shared = [m.linear for m in network.modules() if isinstance(m, SharedModulation)]
-        init_weights(network, generator, [*shared, network.norm_out.linear, network.proj_out])
+        """Begin with the identity and a zero prediction: modulations and last layer are zero."""
+        kinds = (SharedModulation, ModulatedNormOut)
+        zero = [m.linear for m in network.modules() if isinstance(m, kinds)]
+        init_weights(network, generator, [*zero, network.get_submodule("proj_out")])
+
+
+def cells(latents: Tensor) -> Tensor:
+    """Turn latents (B, C, h, w), patchified by the autoencoder, into tokens (B, h w, C)."""
+    return rearrange(latents, "b c h w -> b (h w) c")

@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from modelzoo.flux.components.attention import JointAttention
+from modelzoo.flux.components.conditions import input_tokens
+from modelzoo.flux.components.positions import joint_rope
 from modelzoo.flux.v2.config import Flux2Config
-from modelzoo.flux.v2.modulation import ModulatedNormOut, SharedModulation, TimeGuidanceEmbedding
-from modelzoo.flux.v2.positions import joint_rope
+from modelzoo.flux.v2.modulation import SharedModulation, TimeGuidanceEmbedding
 from modelzoo.layers.attention import attention
-from modelzoo.layers.modulation import Modulation, add_gated, modulate
+from modelzoo.layers.modulation import ModulatedNormOut, Modulation, add_gated, modulate
 from modelzoo.layers.rope import rotate
 
 
 class Flux2Transformer2DModel(nn.Module):
-    """Predict the velocity of image tokens, given text tokens, time and perhaps guidance."""
+    """Predict the velocity of image tokens, given text, time and perhaps guidance and pictures."""
 
     def __init__(self, config: Flux2Config) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class Flux2Transformer2DModel(nn.Module):
         self.single_transformer_blocks = nn.ModuleList(
             SingleBlock(config) for _ in range(config.num_single_layers)
         )
-        self.norm_out = ModulatedNormOut(config)
+        self.norm_out = ModulatedNormOut(dim, config.eps, bias=False)
         self.proj_out = nn.Linear(dim, config.out_channels or config.in_channels, bias=False)
 
     def forward(
@@ -51,6 +53,9 @@ class Flux2Transformer2DModel(nn.Module):
         img_ids: Tensor,
         txt_ids: Tensor,
         guidance: Tensor | None = None,
+        img_cond_seq: Tensor | None = None,
+        img_cond_seq_ids: Tensor | None = None,
+        img_cond: Tensor | None = None,
     ) -> Tensor:
         """Give the velocity (B, N, C) of image tokens.
 
@@ -58,24 +63,35 @@ class Flux2Transformer2DModel(nn.Module):
             hidden_states: Noisy image tokens (B, N, C).
             encoder_hidden_states: Context (B, L, joint_attention_dim).
             timestep: (B,) in [0, 1]: 0 data, 1 noise.
-            img_ids: Positions (N, 4), the same for the whole batch.
-            txt_ids: Positions (L, 4).
+            img_ids: Positions (N, 4), the same for the whole batch, or (B, N, 4).
+            txt_ids: Positions (L, 4) or (B, L, 4).
             guidance: (B,), for models that embed it (dev), and only for those.
+            img_cond_seq: Tokens (B, R, C) of reference pictures.
+            img_cond_seq_ids: Their positions (R, 4) or (B, R, 4).
+            img_cond: Further channels (B, N, C') of the image tokens, for models with more input
+                than output channels (Fill, which none of the released ones is).
         """
+        num_text, num_image = encoder_hidden_states.shape[1], hidden_states.shape[1]
         temb = self.time_guidance_embed(timestep, guidance, hidden_states.dtype)
-        img_mods = self.double_stream_modulation_img(temb)
-        txt_mods = self.double_stream_modulation_txt(temb)
-        (single_mod,) = self.single_stream_modulation(temb)
-        rope = joint_rope(txt_ids, img_ids, self.config.axes_dims_rope, self.config.rope_theta)
+        condition = F.silu(temb)
+        img_mods = self.double_stream_modulation_img(condition)
+        txt_mods = self.double_stream_modulation_txt(condition)
+        (single_mod,) = self.single_stream_modulation(condition)
+        ids = (
+            (txt_ids, img_ids) if img_cond_seq_ids is None else (txt_ids, img_ids, img_cond_seq_ids)
+        )
+        rope = joint_rope(ids, self.config.axes_dims_rope, self.config.rope_theta)
 
-        img = self.x_embedder(hidden_states)
+        img = self.x_embedder(
+            input_tokens(hidden_states, img_cond, img_cond_seq, self.config.in_channels)
+        )
         txt = self.context_embedder(encoder_hidden_states)
         for block in self.transformer_blocks:
             txt, img = self._run(block, txt, img, txt_mods, img_mods, rope)
         joint = torch.cat([txt, img], dim=1)
         for block in self.single_transformer_blocks:
             joint = self._run(block, joint, single_mod, rope)
-        return self.proj_out(self.norm_out(joint[:, txt.shape[1] :], temb))
+        return self.proj_out(self.norm_out(joint[:, num_text : num_text + num_image], condition))
 
     def _run(self, block: nn.Module, *inputs: object):
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -91,7 +107,7 @@ class JointBlock(nn.Module):
         dim, eps = config.dim, config.eps
         self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
         self.norm1_context = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.attn = JointAttention(config)
+        self.attn = JointAttention(dim, config.attention_head_dim, eps, bias=False)
         self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
         self.ff = FeedForward(dim, config.mlp_dim)
         self.norm2_context = nn.LayerNorm(dim, eps, elementwise_affine=False)
@@ -128,41 +144,6 @@ class SingleBlock(nn.Module):
     def forward(self, joint: Tensor, modulation: Modulation, rope: Tensor) -> Tensor:
         """Update text and image tokens together (B, L + N, D)."""
         return add_gated(joint, self.attn(modulate(self.norm(joint), modulation), rope), modulation)
-
-
-class JointAttention(nn.Module):
-    """Attention over text and image tokens, each projected by its own weights."""
-
-    def __init__(self, config: Flux2Config) -> None:
-        super().__init__()
-        dim, head_dim, eps = config.dim, config.attention_head_dim, config.eps
-        self.head_dim = head_dim
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_k = nn.Linear(dim, dim, bias=False)
-        self.to_v = nn.Linear(dim, dim, bias=False)
-        self.norm_q = nn.RMSNorm(head_dim, eps)
-        self.norm_k = nn.RMSNorm(head_dim, eps)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim, bias=False)])
-        self.norm_added_q = nn.RMSNorm(head_dim, eps)
-        self.norm_added_k = nn.RMSNorm(head_dim, eps)
-        self.add_q_proj = nn.Linear(dim, dim, bias=False)
-        self.add_k_proj = nn.Linear(dim, dim, bias=False)
-        self.add_v_proj = nn.Linear(dim, dim, bias=False)
-        self.to_add_out = nn.Linear(dim, dim, bias=False)
-
-    def forward(self, txt: Tensor, img: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the attention outputs of txt (B, L, D) and img (B, N, D)."""
-        heads = (-1, self.head_dim)
-        txt_query = self.norm_added_q(self.add_q_proj(txt).unflatten(-1, heads))
-        txt_key = self.norm_added_k(self.add_k_proj(txt).unflatten(-1, heads))
-        img_query = self.norm_q(self.to_q(img).unflatten(-1, heads))
-        img_key = self.norm_k(self.to_k(img).unflatten(-1, heads))
-        query = rotate(torch.cat([txt_query, img_query], dim=1), rope)
-        key = rotate(torch.cat([txt_key, img_key], dim=1), rope)
-        value = torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1).unflatten(-1, heads)
-        out = attention(query, key, value)
-        txt_out, img_out = out.split([txt.shape[1], img.shape[1]], dim=1)
-        return self.to_add_out(txt_out), self.to_out[0](img_out)
 
 
 class ParallelAttention(nn.Module):
