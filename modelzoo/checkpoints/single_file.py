@@ -147,9 +147,9 @@ def _find(path: Path, file: TensorSource) -> list[tuple[Place, dict[str, str]]]:
             rest = [name for name in rest if not name.startswith(place.prefix)]
     if rest:
         known = sorted({place.layout.name for place in readable()})
-        besides = f"besides {sorted(found)!r} " if found else ""
+        besides = f" besides {sorted(found)!r}" if found else ""
         raise ValueError(
-            f"{path} holds {besides}{len(rest)} tensors of no known network, such as "
+            f"{path} holds {len(rest)} tensors of no known network{besides}, such as "
             f"{rest[:10]!r}; known are {known!r}, with these names or with those of diffusers: "
             "give such a file, or a diffusers folder"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from modelzoo.checkpoints.layouts.sdxl import SDXL
 from modelzoo.checkpoints.layouts.table import Layout
 from modelzoo.checkpoints.layouts.text import QWEN3, T5
 from modelzoo.checkpoints.layouts.vae import VAE
+from modelzoo.checkpoints.stream import MemorySource
 
 LEVELS = 4
 VAE_SIZES = {
@@ -256,3 +258,38 @@ def tensors(name: str) -> dict[str, Tensor]:
         )
         for name, tensor in state.items()
     }
+
+
+def source(state: Mapping[str, Tensor]) -> MemorySource:
+    """Give tensors in memory as a source."""
+    return MemorySource(state, "memory", "diffusers")
+
+
+def assert_same(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    assert given.keys() == wanted.keys()
+    assert [k for k in wanted if not torch.equal(given[k], wanted[k])] == []
+
+
+def config_of(network: Network) -> dict[str, Any]:
+    with torch.device("meta"):
+        module = network.make()
+    if isinstance(module.config, transformers.PretrainedConfig):
+        return as_json({**module.config.to_dict(), "architectures": [type(module).__name__]})
+    return as_json({**module.config, "_class_name": type(module).__name__})
+
+
+def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config))
+
+
+def rebuilt_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
+    """Build the network that a config.json describes, as diffusers or transformers would."""
+    with torch.device("meta"):
+        if "_class_name" in config:
+            module = getattr(diffusers, config["_class_name"]).from_config(dict(config))
+        else:
+            cls = getattr(transformers, config["architectures"][0])
+            module = cls(cls.config_class.from_dict(dict(config)))
+    shapes = {k: v.shape for k, v in module.state_dict().items()}
+    shapes.pop("encoder.embed_tokens.weight", None)  # the same tensor as T5's shared.weight
+    return shapes
