@@ -51,7 +51,7 @@ class SD3Config:
         if wrong := [i for i in self.dual_attention_layers if not 0 <= i < last]:
             raise ValueError(
                 f"SD3.5 transformer: dual_attention_layers names {wrong!r}, but only layers before "
-                f"the last one, {last}, can have a second attention: leave them out"
+                f"the last one, {last}, can have a second attention: name only such"
             )
 
     @property

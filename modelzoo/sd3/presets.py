@@ -14,6 +14,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "large-turbo": {"pos_embed_max_size": 192, "dual_attention_layers": []},
     "medium": {"pos_embed_max_size": 384, "dual_attention_layers": list(range(13))},
 }
+PATCH_SIZE = 2
+SAMPLE_SIZE = 128  # latent cells along a side of a picture as released
 TEXT_DIMS = {"clip_l": 768, "clip_g": 1280, "t5": 4096}  # of the released text encoders
 
 NEEDS = {"hidden_size", "num_attention_heads", "num_layers", "in_channels"}
@@ -53,6 +55,9 @@ def transformer_config(model: Mapping[str, Any]) -> SD3Config:
     text = text_dims(model)
     sizes = {**VARIANTS[_variant(model)], **given}
     return SD3Config(
+        # what a diffusers pipeline draws unasked: no more than there are places for
+        sample_size=min(SAMPLE_SIZE, PATCH_SIZE * sizes["pos_embed_max_size"]),
+        patch_size=PATCH_SIZE,
         in_channels=latent_channels,
         out_channels=latent_channels,
         num_layers=sizes["num_layers"],

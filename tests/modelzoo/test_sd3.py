@@ -211,6 +211,7 @@ def test_the_block_of_the_spec_builds_as_it_stands_and_is_medium():
     assert (config.joint_attention_dim, config.pooled_projection_dim) == (4096, 2048)
     assert config == presets.transformer_config({**SPEC, "variant": "medium"})
     assert config.dual_attention_layers == tuple(range(13))
+    assert (config.sample_size, config.pos_embed_max_size) == (128, 384)
     vae = presets.autoencoder_config(SPEC)
     assert (vae["scaling_factor"], vae["shift_factor"]) == (1.5305, 0.0609)
     unshifted = {**SPEC, "vae": {**SPEC["vae"], "shift_factor": 0.0}}
@@ -252,6 +253,7 @@ def test_a_toy_says_its_own_sizes():
         16,
     )
     assert (config.pos_embed_max_size, config.dual_attention_layers) == (8, (0,))
+    assert config.sample_size == 16  # a pipeline asked for no size draws one that has places
 
 
 def changed(**transformer: object) -> dict:
