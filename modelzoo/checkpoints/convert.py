@@ -16,7 +16,7 @@ from modelzoo.checkpoints.folder import (
 )
 from modelzoo.checkpoints.layouts.places import CLASSES, WRITTEN, denoiser
 from modelzoo.checkpoints.single_file import Component, open_single_file, save_single_file
-from modelzoo.text_encoders.parts import text_parts
+from modelzoo.text_encoders.tokenization.parts import text_parts
 
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderKLFlux2")
 DECODERS = {"Qwen3ForCausalLM": "qwen3", "Mistral3ForConditionalGeneration": "mistral3"}
