@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from modelzoo.autoencoders import AutoencoderKLFlux2
+from modelzoo.autoencoders import Autoencoder
 from stages.pixels import open_rgb
 
 KL_WEIGHT = 1e-4  # keeps latents bounded without blurring pictures
@@ -55,7 +55,7 @@ def read_pictures(paths: Sequence[Path], factor: int) -> list[Tensor]:
 
 
 def fit_autoencoder(
-    autoencoder: AutoencoderKLFlux2, pictures: Sequence[Tensor], schedule: Schedule
+    autoencoder: Autoencoder, pictures: Sequence[Tensor], schedule: Schedule
 ) -> None:
     """Train on batches of one size each, then store the statistics of the latents."""
     generator = torch.Generator().manual_seed(schedule.seed)
@@ -77,22 +77,21 @@ def fit_autoencoder(
 
 
 def reconstruction_loss(
-    autoencoder: AutoencoderKLFlux2, pixels: Tensor, generator: torch.Generator
+    autoencoder: Autoencoder, pixels: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Error of pictures (B, 3, H, W), plus the divergence of latents from a unit normal."""
-    latent = [side * 2 // autoencoder.spatial_factor for side in pixels.shape[2:]]
-    shape = (len(pixels), autoencoder.config.latent_channels, *latent)
-    out = autoencoder(pixels, torch.randn(shape, generator=generator))
+    noise = torch.randn(autoencoder.posterior_shape(pixels), generator=generator)
+    out = autoencoder(pixels, noise)
     divergence = 0.5 * (out.mean**2 + out.logvar.exp() - 1 - out.logvar).mean()
     error = F.mse_loss(out.pixels, pixels) + L1_WEIGHT * F.l1_loss(out.pixels, pixels)
     return error + KL_WEIGHT * divergence
 
 
 @torch.no_grad()
-def measure_latents(autoencoder: AutoencoderKLFlux2, pictures: Sequence[Tensor]) -> None:
-    """Store mean and variance of each latent channel over all pictures."""
+def measure_latents(autoencoder: Autoencoder, pictures: Sequence[Tensor]) -> None:
+    """Normalise latents by the mean and variance of each channel over all pictures."""
     cells = [
-        autoencoder.patchified_mean(to_pixels(part)).transpose(0, 1).flatten(1)
+        autoencoder.raw_latents(to_pixels(part)).transpose(0, 1).flatten(1)
         for group in pictures
         for part in group.split(MEASURED)
     ]

@@ -1,11 +1,17 @@
-"""The FLUX.2 autoencoder: what rows are, and that nothing but statistics normalises them."""
+"""The autoencoders: what rows are, and that nothing but statistics or scalars normalises them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from modelzoo.autoencoders import AutoencoderConfig, init_autoencoder, load_autoencoder
+from modelzoo.autoencoders import (
+    AutoencoderKLConfig,
+    AutoencoderKLFlux2Config,
+    init_autoencoder,
+    load_autoencoder,
+    save_autoencoder,
+)
 
 CONFIG = {
     "_class_name": "AutoencoderKLFlux2",
@@ -17,10 +23,17 @@ CONFIG = {
     "norm_num_groups": 2,
 }
 
+SCALED = {**CONFIG, "_class_name": "AutoencoderKL", "scaling_factor": 0.5, "shift_factor": 0.1}
+
 
 @pytest.fixture
 def autoencoder():
     return init_autoencoder(CONFIG, 0)
+
+
+@pytest.fixture
+def scaled():
+    return init_autoencoder(SCALED, 0)
 
 
 @pytest.fixture
@@ -29,7 +42,7 @@ def pictures():
 
 
 def test_measured_statistics_make_rows_unit_normal(autoencoder, pictures):
-    patches = autoencoder.patchified_mean(pictures).detach()
+    patches = autoencoder.raw_latents(pictures).detach()
     assert patches.shape == (3, 8, 2, 3)
     autoencoder.set_latent_statistics(patches.mean((0, 2, 3)), patches.var((0, 2, 3)))
     row = autoencoder.encode_rows(pictures)["mean"]
@@ -47,9 +60,49 @@ def test_decoding_undoes_the_normalisation(autoencoder, pictures):
 
 def test_a_scalar_scale_is_written_as_statistics(autoencoder, pictures):
     autoencoder.set_scalar_normalisation(0.3611, 0.1159)
-    patches = autoencoder.patchified_mean(pictures)
+    patches = autoencoder.raw_latents(pictures)
     row = autoencoder.encode_rows(pictures)["mean"]
     torch.testing.assert_close(row, (patches - 0.1159) * 0.3611)
+
+
+def channel_statistics(raw):
+    cells = raw.detach().transpose(0, 1).flatten(1)
+    return cells.mean(1), cells.var(1)
+
+
+def test_a_scaled_autoencoder_takes_one_scale_of_all_channels(scaled, pictures):
+    raw = scaled.raw_latents(pictures)
+    scaled.set_latent_statistics(*channel_statistics(raw))
+    assert scaled.config.scaling_factor == pytest.approx(1 / raw.std().item(), rel=1e-2)
+    assert scaled.config.shift_factor == pytest.approx(raw.mean().item(), rel=1e-4)
+    row = scaled.encode_rows(pictures)["mean"]
+    assert row.mean().item() == pytest.approx(0, abs=1e-5)
+    assert row.std().item() == pytest.approx(1, rel=1e-2)
+    assert scaled.config.to_dict()["scaling_factor"] == scaled.config.scaling_factor
+
+
+def test_a_family_without_shift_is_given_none(pictures):
+    """SDXL's pipelines would ignore it, and decode shifted latents to other pictures."""
+    sdxl = init_autoencoder({**SCALED, "shift_factor": None}, 0)
+    raw = sdxl.raw_latents(pictures)
+    sdxl.set_latent_statistics(*channel_statistics(raw))
+    assert sdxl.config.shift_factor is None
+    torch.testing.assert_close(
+        sdxl.encode_rows(pictures)["mean"], raw.detach() * sdxl.config.scaling_factor
+    )
+
+
+def test_a_draw_follows_the_noise_in_the_space_of_the_rows(scaled, pictures):
+    """Training needs the row alone: neither scale nor shift of the autoencoder."""
+    rows = scaled.encode_rows(pictures)
+    mean, logvar = (x.detach() for x in scaled.encode_moments(pictures))
+    noise = torch.randn(mean.shape)
+    expected = (mean + (logvar / 2).exp() * noise - 0.1) * 0.5
+    torch.testing.assert_close(scaled.latents(rows, noise), expected)
+    assert scaled.latents(rows) is rows["mean"]
+    torch.testing.assert_close(
+        scaled.decode(scaled.latents(rows)), scaled.decode_raw(mean), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_training_leaves_the_statistics_alone(autoencoder, pictures):
@@ -86,8 +139,6 @@ def test_the_seed_decides_and_the_global_generator_is_untouched(autoencoder):
 
 
 def test_a_loaded_autoencoder_is_frozen(autoencoder, tmp_path):
-    from modelzoo.autoencoders import save_autoencoder
-
     save_autoencoder(autoencoder, tmp_path)
     loaded = load_autoencoder(tmp_path)
     assert not loaded.training
@@ -111,12 +162,50 @@ def test_pictures_that_do_not_divide_are_refused(autoencoder):
 )
 def test_what_it_does_not_have_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        AutoencoderConfig.from_dict({**CONFIG, **changes})
+        AutoencoderKLFlux2Config.from_dict({**CONFIG, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scaling_factor": 0.0}, r"AutoencoderKL: scaling_factor 0\.0 must be above 0"),
+        ({"latents_mean": [0.1, 0.2]}, r"latents_mean \(0\.1, 0\.2\) is not supported"),
+        ({"patch_size": [2, 2]}, r"unknown keys \['patch_size'\]"),
+    ],
+)
+def test_what_a_scaled_one_does_not_have_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        AutoencoderKLConfig.from_dict({**SCALED, **changes})
+
+
+def test_the_published_configuration_of_sdxl_is_understood():
+    """Old files lack keys that came later, and hold keys that say nothing of the architecture."""
+    config = AutoencoderKLConfig.from_dict(
+        {
+            "_class_name": "AutoencoderKL",
+            "_diffusers_version": "0.20.0.dev0",
+            "_name_or_path": "../sdxl-vae/",
+            "act_fn": "silu",
+            "block_out_channels": [128, 256, 512, 512],
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "force_upcast": True,
+            "in_channels": 3,
+            "latent_channels": 4,
+            "layers_per_block": 2,
+            "norm_num_groups": 32,
+            "out_channels": 3,
+            "sample_size": 1024,
+            "scaling_factor": 0.13025,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+        }
+    )
+    assert (config.use_quant_conv, config.use_post_quant_conv) == (True, True)
+    assert (config.scaling_factor, config.shift_factor) == (0.13025, None)
 
 
 def test_the_released_configuration_is_understood():
     """Published with a key of diffusers' about float16, and without our choice of names."""
-    config = AutoencoderConfig.from_dict(
+    config = AutoencoderKLFlux2Config.from_dict(
         {"_class_name": "AutoencoderKLFlux2", "force_upcast": True, "_name_or_path": "x"}
     )
     assert config.latent_channels == 32
@@ -124,5 +213,5 @@ def test_the_released_configuration_is_understood():
 
 
 def test_an_unknown_class_is_refused():
-    with pytest.raises(ValueError, match="'AutoencoderKL'"):
-        init_autoencoder({**CONFIG, "_class_name": "AutoencoderKL"}, 0)
+    with pytest.raises(ValueError, match="'AutoencoderTiny'; known autoencoders are"):
+        init_autoencoder({**CONFIG, "_class_name": "AutoencoderTiny"}, 0)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modelzoo.autoencoders import (
-    AutoencoderConfig,
     AutoencoderKLFlux2,
+    AutoencoderKLFlux2Config,
     load_autoencoder,
     save_autoencoder,
 )
@@ -27,20 +27,20 @@ SIZES = {
     "norm_num_groups": 4,
 }
 CONFIGS = {
-    "tiny": AutoencoderConfig(**SIZES),
-    "small decoder": AutoencoderConfig(**SIZES, decoder_block_out_channels=(4, 8, 12)),
-    "bare": AutoencoderConfig(
+    "tiny": AutoencoderKLFlux2Config(**SIZES),
+    "small decoder": AutoencoderKLFlux2Config(**SIZES, decoder_block_out_channels=(4, 8, 12)),
+    "bare": AutoencoderKLFlux2Config(
         **SIZES, use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False
     ),
 }
 
 
-def theirs(config: AutoencoderConfig) -> torch.nn.Module:
+def theirs(config: AutoencoderKLFlux2Config) -> torch.nn.Module:
     values = {k: v for k, v in config.to_dict().items() if not k.startswith("_")}
     return diffusers.AutoencoderKLFlux2(**values).eval()
 
 
-def both(config: AutoencoderConfig):
+def both(config: AutoencoderKLFlux2Config):
     torch.manual_seed(0)
     oracle = theirs(config)
     oracle.bn.running_mean.normal_()
@@ -111,16 +111,38 @@ def test_patches_are_ordered_as_in_diffusers():
     assert torch.equal(unpatchify(expected), z)
 
 
-def test_the_released_size_has_the_names_and_shapes_of_diffusers():
-    config = AutoencoderConfig()
+@pytest.mark.parametrize(
+    ("widths", "parameters"),
+    [(None, 84_046_115), ((96, 192, 384, 384), 62_373_091)],
+    ids=["FLUX.2", "FLUX.2-small-decoder"],
+)
+def test_the_released_sizes_have_the_names_and_shapes_of_diffusers(widths, parameters):
+    config = AutoencoderKLFlux2Config(decoder_block_out_channels=widths)
     with torch.device("meta"):
-        ours, oracle = AutoencoderKLFlux2(config), diffusers.AutoencoderKLFlux2()
-    assert all(oracle.config[name] == value for name, value in asdict(config).items())
-    shapes = {name: tuple(p.shape) for name, p in ours.state_dict().items()}
-    assert shapes == {name: tuple(p.shape) for name, p in oracle.state_dict().items()}
+        ours, oracle = AutoencoderKLFlux2(config), theirs(config)
+    shapes = {name: (tuple(p.shape), p.dtype) for name, p in ours.state_dict().items()}
+    assert shapes == {k: (tuple(p.shape), p.dtype) for k, p in oracle.state_dict().items()}
     assert len(shapes) == 251
-    assert sum(p.numel() for p in ours.parameters()) == 84_046_115
+    assert sum(p.numel() for p in ours.parameters()) == parameters
+    assert sum(b.numel() for b in ours.buffers()) == 257
     assert (ours.latent_channels, ours.spatial_factor) == (128, 16)
+
+
+def test_what_a_file_leaves_out_is_the_default_of_diffusers():
+    with torch.device("meta"):
+        oracle = diffusers.AutoencoderKLFlux2()
+    values = asdict(AutoencoderKLFlux2Config())
+    assert all(oracle.config[name] == value for name, value in values.items())
+
+
+def test_bfloat16_strays_no_further_than_that_of_diffusers():
+    ours, oracle = both(CONFIGS["tiny"])
+    z = torch.randn(2, 3, 4, 6)
+    with torch.no_grad():
+        exact = oracle.decode(z).sample
+        expected = oracle.bfloat16().decode(z.bfloat16()).sample
+        result = ours.bfloat16().decode_raw(z.bfloat16())
+    assert (result - exact).norm() < 1.1 * (expected - exact).norm()
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
