@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from modelzoo.checkpoints.convert import main
 from modelzoo.checkpoints.folder import load_component, read_config
 from modelzoo.checkpoints.single_file import Component, open_single_file, save_single_file
-from tests.parity.published_networks import TINY, assert_same, config_of, source, tensors
+from tests.parity.published_networks import TINY, assert_same, component, config_of, source, tensors
 
 MODELS = {
     "flux": {"transformer": "flux1-fill", "vae": "flux1-vae", "clip_l": "clip", "t5": "t5"},
@@ -66,8 +66,7 @@ print(size, loaded, written)
 
 
 def whole_model(family: str) -> dict[str, Component]:
-    names = MODELS[family].items()
-    return {kind: Component(config_of(TINY[name]), source(tensors(name))) for kind, name in names}
+    return {kind: component(name) for kind, name in MODELS[family].items()}
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -22,6 +22,7 @@ from modelzoo.checkpoints.stream import MemorySource
 from tests.parity.published_networks import (
     TINY,
     assert_same,
+    component,
     config_of,
     rebuilt_shapes,
     source,
@@ -34,10 +35,6 @@ DENOISERS = ["flux1", "flux2-klein", "sd3-dual", "sdxl"]
 def published(name: str, prefix: str = "") -> dict[str, Tensor]:
     converted = to_published(source(tensors(name)), TINY[name].layout)
     return {f"{prefix}{k}": v.contiguous() for k, v in converted.items()}
-
-
-def component(name: str) -> Component:
-    return Component(config_of(TINY[name]), source(tensors(name)))
 
 
 def open_tensors(state: dict[str, Tensor], folder: Path, family: str | None = None) -> SingleFile:

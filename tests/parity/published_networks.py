@@ -20,6 +20,7 @@ from modelzoo.checkpoints.layouts.sdxl import SDXL
 from modelzoo.checkpoints.layouts.table import Layout
 from modelzoo.checkpoints.layouts.text import QWEN3, T5
 from modelzoo.checkpoints.layouts.vae import VAE
+from modelzoo.checkpoints.single_file import Component
 from modelzoo.checkpoints.stream import MemorySource
 
 LEVELS = 4
@@ -263,6 +264,11 @@ def tensors(name: str) -> dict[str, Tensor]:
 def source(state: Mapping[str, Tensor]) -> MemorySource:
     """Give tensors in memory as a source."""
     return MemorySource(state, "memory", "diffusers")
+
+
+def component(name: str) -> Component:
+    """Give the tiny network of a name as it lies on disk."""
+    return Component(config_of(TINY[name]), source(tensors(name)))
 
 
 def assert_same(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

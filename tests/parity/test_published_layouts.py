@@ -25,6 +25,7 @@ from tests.parity.published_networks import (
 )
 
 PUBLISHED = Path(__file__).parent / "published"  # one line a pattern: name, shape, how many
+ENDS = ("conv_in", "norm_out", "conv_out")  # of an autoencoder's halves
 
 
 @pytest.mark.parametrize("name", [file.stem for file in sorted(PUBLISHED.iterdir())])
@@ -125,3 +126,19 @@ def test_diffusers_converts_what_we_publish_of_flux1_at_the_width_it_knows():
     assert_same(
         single_file_utils.convert_flux_transformer_checkpoint_to_diffusers(published), state
     )
+
+
+def test_attention_of_an_autoencoder_is_published_as_convolutions_of_one_cell():
+    published = to_published(source(tensors("flux1-vae")), TINY["flux1-vae"].layout)
+    for side in ("encoder", "decoder"):
+        for name in ("q", "k", "v", "proj_out"):
+            assert published[f"{side}.mid.attn_1.{name}.weight"].shape == (64, 64, 1, 1)
+
+
+def test_the_autoencoder_of_flux2_has_its_ends_where_bfl_has_them():
+    published = to_published(source(tensors("flux2-vae")), TINY["flux2-vae"].layout)
+    assert {name for name in published if not re.search(r"\.(down|up|mid)\.", name)} == {
+        *(f"encoder.{n}.{p}" for n in (*ENDS, "quant_conv") for p in ("weight", "bias")),
+        *(f"decoder.{n}.{p}" for n in (*ENDS, "post_quant_conv") for p in ("weight", "bias")),
+        *("bn.running_mean", "bn.running_var", "bn.num_batches_tracked"),
+    }

@@ -10,12 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modelzoo.checkpoints.folder import write_json
+from modelzoo.checkpoints.folder import load_strict, write_json
 from modelzoo.checkpoints.layouts.places import WRITTEN
 from modelzoo.checkpoints.single_file import Component, open_single_file, save_single_file
+from modelzoo.flux.v1.model import Flux1
+from modelzoo.flux.v2.model import Flux2
+from modelzoo.sd3.model import SD3
+from modelzoo.sdxl.model import SDXL
 from tests.parity.published_networks import (
     TINY,
     assert_same,
+    component,
     config_of,
     flux1,
     rebuilt_shapes,
@@ -35,8 +40,7 @@ IN_FILES = [
 def test_a_file_is_recognised_and_gives_back_what_was_written(name, layout, tmp_path):
     network, path = TINY[name], tmp_path / "model.safetensors"
     state, config = tensors(name), config_of(network)
-    components = {network.component: Component(config, source(state))}
-    save_single_file(components, path, layout, network.family)
+    save_single_file({network.component: component(name)}, path, layout, network.family)
     opened = open_single_file(path)
     assert opened.components[network.component].config == config
     assert_same(opened.components[network.component].source, state)
@@ -47,8 +51,7 @@ def test_a_file_is_recognised_and_gives_back_what_was_written(name, layout, tmp_
 def test_sizes_are_read_from_the_shapes_of_files_of_others(name, layout, tmp_path):
     network, path = TINY[name], tmp_path / "model.safetensors"
     state = tensors(name)
-    components = {network.component: Component(config_of(network), source(state))}
-    save_single_file(components, path, layout, network.family)
+    save_single_file({network.component: component(name)}, path, layout, network.family)
     save_file(load_file(path), path)  # without the sizes in the header
     config = open_single_file(path, network.family).components[network.component].config
     assert rebuilt_shapes(config) == {k: v.shape for k, v in state.items()}
@@ -84,10 +87,9 @@ def load_by_diffusers(path: Path, config: dict[str, Any], dtype: torch.dtype) ->
     ],
 )
 def test_diffusers_loads_our_single_files(name, layout, tmp_path):
-    network, path, config = TINY[name], tmp_path / "model.safetensors", config_of(TINY[name])
-    components = {network.component: Component(config, source(tensors(name)))}
-    save_single_file(components, path, layout, network.family)
-    module = load_by_diffusers(path, config, torch.float16)
+    path = tmp_path / "model.safetensors"
+    save_single_file({TINY[name].component: component(name)}, path, layout, TINY[name].family)
+    module = load_by_diffusers(path, config_of(TINY[name]), torch.float16)
     assert_same(module.state_dict(), tensors(name))
 
 
@@ -106,3 +108,23 @@ def test_diffusers_loads_our_single_files_of_flux1_at_the_width_it_knows(tmp_pat
     save_single_file({"transformer": Component(config, source(state))}, path, "bfl", "flux")
     assert_same(load_by_diffusers(path, config, torch.float16).state_dict(), state)
     path.unlink()  # a gigabyte
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "kind"),
+    [
+        ("flux1-fill", "bfl", Flux1),
+        ("flux2-klein", "comfy", Flux2),
+        ("sd3-dual", "stability", SD3),
+        ("sdxl", "stability", SDXL),
+        ("sdxl-attending-everywhere", "stability", SDXL),
+    ],
+)
+def test_our_networks_load_files_of_others_without_a_config(name, layout, kind, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_single_file({TINY[name].component: component(name)}, path, layout, TINY[name].family)
+    save_file(load_file(path), path)  # without the sizes in the header
+    config, weights = open_single_file(path).components[TINY[name].component]
+    with torch.device("meta"):
+        network = kind.NETWORK(kind.CONFIG.from_dict(config)).half()
+    assert_same(load_strict(network, weights, path).state_dict(), tensors(name))
