@@ -35,22 +35,27 @@ def save_component(
     stem: str = DIFFUSERS_STEM,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write weights and configuration; the same tensors and values always give the same bytes."""
+    """Write weights and configuration; the same tensors and values always give the same bytes.
+
+    Raises:
+        FileExistsError: The folder holds weights under other names, which might be read instead.
+    """
+    shards = dict(zip(*_shards(state, stem, max_shard_bytes), strict=True))
+    index = f"{stem}.safetensors.index.json"
+    written = {*shards, index} if len(shards) > 1 else set(shards)
+    if stale := sorted({path.name for path in folder.glob(f"{stem}*.safetensors*")} - written):
+        raise FileExistsError(
+            f"{folder} holds {stale[:10]!r}, which might be read instead of what is to be written: "
+            "remove them or give an empty folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(config, folder / "config.json")
-    shards = _shards(state, max_shard_bytes)
-    if len(shards) == 1:
-        return _save(shards[0], folder / f"{stem}.safetensors")
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+    for name, shard in shards.items():
         _save(shard, folder / name)
-        weight_map.update(dict.fromkeys(shard, name))
-    index = {
-        "metadata": {"total_size": sum(t.nbytes for t in state.values())},
-        "weight_map": dict(sorted(weight_map.items())),
-    }
-    write_json(index, folder / f"{stem}.safetensors.index.json")
+    if index in written:
+        homes = {key: name for name, shard in shards.items() for key in shard}
+        total = sum(tensor.nbytes for tensor in state.values())
+        write_json({"metadata": {"total_size": total}, "weight_map": homes}, folder / index)
 
 
 def load_component(folder: Path) -> tuple[dict[str, Any], TensorSource]:
@@ -162,7 +167,10 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file(contiguous, path, metadata={"format": "pt"})
 
 
-def _shards(state: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
+def _shards(
+    state: Mapping[str, Tensor], stem: str, max_bytes: int
+) -> tuple[list[str], list[dict[str, Tensor]]]:
+    """Part tensors in their order into files as full as they may be; give the files' names too."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in state.items():
@@ -171,4 +179,7 @@ def _shards(state: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tenso
             size = 0
         shards[-1][name] = tensor
         size += tensor.nbytes
-    return shards
+    count = len(shards)
+    if count == 1:
+        return [f"{stem}.safetensors"], shards
+    return [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)], shards

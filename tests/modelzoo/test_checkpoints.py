@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import load_file, save_file
 
 from modelzoo.checkpoints.digest import component_digest
 from modelzoo.checkpoints.folder import load_component, load_strict, save_component
+from modelzoo.checkpoints.stream import Joined, MemorySource, SafetensorsFile, Selection
 
 STATE = {
     "b.weight": torch.arange(6.0).view(2, 3),
@@ -45,11 +49,149 @@ def test_shards_are_read_as_one_component(tmp_path):
         load_component(tmp_path)
 
 
-def test_pickled_weights_are_refused_with_the_reason(tmp_path):
+def test_shards_and_their_index_are_those_that_hugging_face_writes(tmp_path):
+    state = {f"layer{i}": torch.full((size,), float(i)) for i, size in enumerate((3, 1, 4, 2, 2))}
+    save_component(state, CONFIG, tmp_path, max_shard_bytes=20)
+    expected = split_torch_state_dict_into_shards(
+        state,
+        max_shard_size=20,
+        filename_pattern="diffusion_pytorch_model{suffix}.safetensors",
+    )
+    index = json.loads((tmp_path / "diffusion_pytorch_model.safetensors.index.json").read_text())
+    assert index == {"metadata": expected.metadata, "weight_map": expected.tensor_to_filename}
+    for file, names in expected.filename_to_tensors.items():
+        assert sorted(load_file(tmp_path / file)) == sorted(names)
+
+
+def test_nothing_is_written_beside_weights_that_might_be_read_instead(tmp_path):
+    save_component(STATE, CONFIG, tmp_path, max_shard_bytes=8)
+    with pytest.raises(FileExistsError, match="00001-of-00003"):
+        save_component(STATE, CONFIG, tmp_path)
+    save_component(STATE, CONFIG, tmp_path, max_shard_bytes=8)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
+def test_pickled_weights_are_refused_with_the_reason(suffix, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    torch.save({}, tmp_path / "diffusion_pytorch_model.bin")
-    with pytest.raises(ValueError, match="runs whatever code"):
+    file = tmp_path / f"diffusion_pytorch_model{suffix}"
+    torch.save({}, file)
+    for load, given in [
+        (load_component, tmp_path),
+        (load_component, file),
+        (SafetensorsFile, file),
+    ]:
+        with pytest.raises(ValueError, match="is a pickle, and loading one runs whatever code"):
+            load(given)
+
+
+def test_a_file_that_is_no_safetensors_file_is_told_from_one_cut_short(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n")
+    with pytest.raises(ValueError, match="is not a safetensors file, whatever its name says"):
+        SafetensorsFile(file)
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        SafetensorsFile(file)
+    save_file(STATE, file)
+    whole = file.read_bytes()
+    for kept in (len(whole) - 1, 40):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match=f"has {kept} bytes, but its header speaks of"):
+            SafetensorsFile(file)
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        SafetensorsFile(tmp_path / "y.safetensors")
+
+
+def test_a_variant_alone_is_not_taken_for_the_weights(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    save_file(STATE, tmp_path / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"only \['diffusion_pytorch_model.fp16"):
         load_component(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_refused():
+    twice = [MemorySource({"a": torch.zeros(1)}, where, "toy") for where in ("one", "two")]
+    with pytest.raises(ValueError, match=r"two and one both hold \['a'\]"):
+        Joined(twice, "folder", "toy")
+
+
+class Refusing(MemorySource):
+    """Names and shapes, but no values: whoever asks for one has not looked at the names first."""
+
+    def load(self, name):
+        raise AssertionError(f"{name} was loaded")
+
+
+def test_names_and_shapes_are_compared_before_anything_is_loaded():
+    source = Refusing({"weight": torch.zeros(2, 4), "scale": torch.zeros(1)}, "toy", "BFL FLUX.1")
+    assert "weight" in source
+    assert "bias" not in source
+    kept = Selection(source, {"other": "scale"})
+    assert list(kept) == ["other"]
+    with pytest.raises(ValueError, match=r"taken for those of the BFL FLUX\.1 layout: 1 missing"):
+        load_strict(torch.nn.Linear(3, 2), source, "toy")
+
+
+def test_whole_numbers_are_no_weights():
+    """As quantised files hold them: their shapes fit, their values mean something else."""
+    state = {"weight": torch.zeros(2, 3, dtype=torch.int8), "bias": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"weight is torch\.int8, needs torch\.float32"):
+        load_strict(torch.nn.Linear(3, 2), state, "toy")
+
+
+MEASURE = """
+import sys, threading, time
+from pathlib import Path
+import torch
+from torch import nn
+from modelzoo.checkpoints.folder import load_component, load_strict
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+def watch():
+    while not done.is_set():
+        peaks.append(anonymous())
+        time.sleep(0.001)
+
+with torch.device("meta"):
+    small = nn.Linear(2, 2)
+load_strict(small, small.to_empty(device="cpu").state_dict(), "warming up: torch imports lazily")
+with torch.device("meta"):
+    module = nn.Sequential(*[nn.Linear(1000, 2000, bias=False) for _ in range(24)])
+    module.to(getattr(torch, sys.argv[2]))
+before, peaks, done = anonymous(), [], threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+load_strict(module, load_component(Path(sys.argv[1]))[1], "toy")
+done.set()
+watcher.join()
+size = sum(p.nbytes for p in module.parameters())
+assert anonymous() - before > 0.95 * size
+print((max(peaks) - before) / size)
+"""
+
+
+@pytest.fixture(scope="module")
+def large_folder(tmp_path_factory):
+    """192 MB in float32, whole and sharded."""
+    folder = tmp_path_factory.mktemp("large")
+    state = {f"{i}.weight": torch.full((2000, 1000), float(i)) for i in range(24)}
+    save_component(state, CONFIG, folder / "whole")
+    save_component(state, CONFIG, folder / "sharded", max_shard_bytes=50_000_000)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [("whole", "float32"), ("whole", "bfloat16"), ("sharded", "float32")]
+)
+def test_loading_needs_the_memory_of_one_copy(layout, dtype, large_folder):
+    """Pages of mapped files do not count: the system takes them back when it needs them."""
+    command = [sys.executable, "-c", MEASURE, str(large_folder / layout), dtype]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert float(child.stdout) < 1.15
 
 
 def test_what_is_absent_is_named(tmp_path):
