@@ -19,12 +19,13 @@ from modelzoo.checkpoints.stream import Joined, SafetensorsFile, Selection, Tens
 from modelzoo.checkpoints.write import write_safetensors
 
 CONFIGS_KEY = "diffbase.configs"  # of the header: sizes that no shape shows, of files of ours
-REFUSED = {
+QUANTISED = "is quantised, and training starts from full weights: download the bf16 or fp16 version"
+REFUSED = {  # by patterns of tensors' names
     r"lora_[AB]|lora_(up|down)|lora\.(up|down)|lora_linear_layer|hada_w\d|lokr_w\d|dora_scale": (
         "is a LoRA, which changes a model and is none: give the file of the model it was made for"
     ),
     r"scaled_fp8|(weight|input)_scale|scale_(weight|input)|comfy_quant|absmax|quant_(state|map)": (
-        "is quantised, and training starts from full weights: download the bf16 or fp16 version"
+        QUANTISED
     ),
 }
 DROPPED = re.compile(  # tables and constants that nothing reads
@@ -72,6 +73,8 @@ def open_single_file(path: Path, family: str | None = None) -> SingleFile:
             that is not known or not the given one.
     """
     path = Path(path)
+    if path.suffix == ".gguf":
+        raise ValueError(f"{path} {QUANTISED}")
     file = SafetensorsFile(path)
     _refuse(path, file)
     found = _find(path, file)

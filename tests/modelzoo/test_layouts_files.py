@@ -207,10 +207,12 @@ def test_tensors_beside_a_known_network_are_listed(tmp_path):
         open_tensors(state, tmp_path)
 
 
-def test_pickles_and_other_families_are_refused(tmp_path):
+def test_pickles_gguf_and_other_families_are_refused(tmp_path):
     torch.save({}, tmp_path / "sd_xl_base_1.0.ckpt")
     with pytest.raises(ValueError, match="runs whatever code"):
         open_single_file(tmp_path / "sd_xl_base_1.0.ckpt")
+    with pytest.raises(ValueError, match="is quantised"):
+        open_single_file(tmp_path / "flux1-dev-Q4_K_S.gguf")
     with pytest.raises(FileNotFoundError, match="no such file"):
         open_single_file(tmp_path / "nothing.safetensors")
     with pytest.raises(ValueError, match="is a model of type 'sd3', not 'flux'"):
