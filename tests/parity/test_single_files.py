@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modelzoo.autoencoders import autoencoder_from
 from modelzoo.checkpoints.folder import load_strict, write_json
 from modelzoo.checkpoints.layouts.places import WRITTEN
 from modelzoo.checkpoints.single_file import Component, open_single_file, save_single_file
@@ -128,3 +129,16 @@ def test_our_networks_load_files_of_others_without_a_config(name, layout, kind, 
     with torch.device("meta"):
         network = kind.NETWORK(kind.CONFIG.from_dict(config)).half()
     assert_same(load_strict(network, weights, path).state_dict(), tensors(name))
+
+
+@pytest.mark.parametrize("name", ["sdxl-vae", "flux1-vae", "sd3-vae", "flux2-vae"])
+def test_our_autoencoders_load_files_of_others_without_a_config(name, tmp_path):
+    path, family = tmp_path / "ae.safetensors", TINY[name].family
+    save_single_file({"vae": component(name)}, path, "comfy", family)
+    save_file(load_file(path), path)  # without the sizes in the header
+    config, weights = open_single_file(path, family).components["vae"]
+    autoencoder = autoencoder_from(config, weights, torch.float16)
+    assert_same(autoencoder.state_dict(), tensors(name))
+    theirs = config_of(TINY[name])
+    for key in ("scaling_factor", "shift_factor"):
+        assert getattr(autoencoder.config, key, None) == theirs.get(key)
