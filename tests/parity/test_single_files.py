@@ -18,6 +18,8 @@ from modelzoo.flux.v1.model import Flux1
 from modelzoo.flux.v2.model import Flux2
 from modelzoo.sd3.model import SD3
 from modelzoo.sdxl.model import SDXL
+from modelzoo.text_encoders.family import ENCODERS
+from modelzoo.text_encoders.text_encoder import build_part
 from tests.parity.published_networks import (
     TINY,
     assert_same,
@@ -142,3 +144,26 @@ def test_our_autoencoders_load_files_of_others_without_a_config(name, tmp_path):
     theirs = config_of(TINY[name])
     for key in ("scaling_factor", "shift_factor"):
         assert getattr(autoencoder.config, key, None) == theirs.get(key)
+
+
+@pytest.mark.parametrize(
+    ("family", "denoiser", "names"),
+    [
+        ("sdxl", "sdxl", {"clip_l": "clip", "clip_g": "open-clip"}),
+        ("flux", "flux1", {"clip_l": "clip", "t5": "t5"}),
+        ("sd3", "sd3", {"clip_l": "clip", "clip_g": "open-clip", "t5": "t5"}),
+        ("flux2", "flux2", {"qwen3": "qwen3"}),
+    ],
+)
+def test_our_text_encoders_load_files_of_others_without_a_config(family, denoiser, names, tmp_path):
+    path = tmp_path / "model.safetensors"
+    components = {kind: component(name) for kind, name in names.items()}
+    components[TINY[denoiser].component] = component(denoiser)
+    save_single_file(components, path, "comfy", family)
+    save_file(load_file(path), path)  # without the sizes in the header
+    ids = torch.zeros(1, 5, dtype=torch.long)
+    for kind in names:
+        config, weights = open_single_file(path).components[kind]
+        shallow = {**config, "diffbase": {"output_layers": [1, 2]}} if kind == "qwen3" else config
+        encoder = build_part(ENCODERS[family][kind], shallow, weights, torch.float32)
+        assert all(row.isfinite().all() for row in encoder.encode_rows(ids, ids + 1).values())
