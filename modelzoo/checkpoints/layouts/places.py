@@ -58,8 +58,7 @@ _SD3 = (
     _T5,
 )
 
-# what is written, by layout and family
-WRITTEN: dict[str, dict[str, tuple[Place, ...]]] = {
+WRITTEN: dict[str, dict[str, tuple[Place, ...]]] = {  # by layout and family
     "bfl": {
         "flux": (Place("transformer", FLUX1, ""), Place("vae", VAE, "")),
         "flux2": (Place("transformer", FLUX2, ""), Place("vae", VAE, "")),
@@ -84,8 +83,7 @@ WRITTEN: dict[str, dict[str, tuple[Place, ...]]] = {
     },
 }
 
-# what is read besides
-BARE = (
+ALSO_READ = (
     *(Place(denoiser(f), layout, "diffusion_model.") for f, layout in DENOISERS.items()),
     *(Place(denoiser(f), layout, "") for f, layout in DENOISERS.items()),
     Place("vae", VAE, ""),
@@ -99,7 +97,7 @@ BARE = (
 def readable() -> list[Place]:
     """List all places, bare ones last, because every name begins with nothing."""
     families = [places for layout in WRITTEN.values() for places in layout.values()]
-    places = dict.fromkeys((*(place for each in families for place in each), *BARE))
+    places = dict.fromkeys((*(place for each in families for place in each), *ALSO_READ))
     return sorted(places, key=lambda place: len(place.prefix), reverse=True)
 
 
@@ -120,7 +118,7 @@ def writable(layout: str, family: str, configs: Mapping[str, Mapping[str, Any]])
     if homeless := sorted(configs.keys() - places.keys()):
         raise ValueError(
             f"layout {layout!r} of model.type {family!r} has no place for {homeless!r}, only for "
-            f"{sorted(places)!r}: leave them out, or use layout 'comfy'"
+            f"{sorted(places)!r}: leave them out, or use another layout"
         )
     if configs.get("qwen3", {}).get("hidden_size") == QWEN3_8B_WIDTH:
         places["qwen3"] = _QWEN3_8B
