@@ -1,4 +1,4 @@
-"""From noise and text features to latents and pictures, as diffusers' SD3 pipeline does it."""
+"""From noise and text features to pictures, as diffusers' SD3 pipeline does it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 
+from modelzoo.autoencoders import init_autoencoder, load_autoencoder, save_autoencoder
 from modelzoo.checkpoints.folder import write_json
 from modelzoo.denoiser import init_denoiser, load_denoiser, save_denoiser
 from modelzoo.process.samplers import euler, guided
@@ -59,8 +60,9 @@ def folder(request, tmp_path: Path) -> Path:
     save_denoiser(denoiser, tmp_path / "transformer")
     (tmp_path / "scheduler").mkdir()
     write_json(presets.scheduler_config(model), tmp_path / "scheduler/scheduler_config.json")
-    vae = diffusers.AutoencoderKL.from_config(presets.autoencoder_config(model))
-    vae.save_pretrained(tmp_path / "vae")
+    autoencoder = init_autoencoder(presets.autoencoder_config(model), 3)
+    randomize(autoencoder)
+    save_autoencoder(autoencoder, tmp_path / "vae")
     write_json(presets.model_index(model), tmp_path / "model_index.json")
     return tmp_path
 
@@ -80,8 +82,21 @@ def features(seed: int) -> SD3Conditioning:
     return SD3Conditioning(context, torch.randn(2, 16, generator=generator))
 
 
+def our_pictures(folder, noise, sigmas, prompt, negative, cfg_scale):
+    denoiser = load_denoiser(SD3, folder / "transformer")
+
+    def predict(conditioning):
+        return lambda noisy, t: denoiser.predict(noisy, t, conditioning)
+
+    with torch.inference_mode():
+        velocity = guided(predict(prompt), predict(negative), cfg_scale)
+        latents = euler(velocity, noise, sigmas)
+        pixels = load_autoencoder(folder / "vae").decode(latents)
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
 @pytest.mark.parametrize(("steps", "cfg_scale"), [(4, 1.0), (7, 4.5)])
-def test_latents_equal_those_of_the_pipeline(folder, pipeline, steps, cfg_scale):
+def test_pictures_equal_those_of_the_pipeline(folder, pipeline, steps, cfg_scale):
     noise = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(7))
     prompt, negative = features(3), features(4)
     expected = pipeline(
@@ -94,16 +109,10 @@ def test_latents_equal_those_of_the_pipeline(folder, pipeline, steps, cfg_scale)
         pooled_prompt_embeds=prompt.pooled,
         negative_prompt_embeds=negative.context,
         negative_pooled_prompt_embeds=negative.pooled,
-        output_type="latent",
+        output_type="pt",
     ).images
-
-    denoiser = load_denoiser(SD3, folder / "transformer")
-
-    def predict(conditioning):
-        return lambda noisy, t: denoiser.predict(noisy, t, conditioning)
-
-    with torch.inference_mode():
-        velocity = guided(predict(prompt), predict(negative), cfg_scale)
-        ours = euler(velocity, noise, pipeline.scheduler.sigmas)
-    assert (ours - noise).std() > 0.1  # the network matters
+    sigmas = pipeline.scheduler.sigmas
+    ours = our_pictures(folder, noise, sigmas, prompt, negative, cfg_scale)
+    assert expected.std() > 0.05  # a picture, not a constant
     assert (ours - expected).abs().max() < 1e-3
+    assert (ours - our_pictures(folder, noise, sigmas, negative, prompt, cfg_scale)).std() > 1e-3
