@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modelzoo.checkpoints.stream import (
@@ -16,9 +15,12 @@ from modelzoo.checkpoints.stream import (
     Joined,
     MemorySource,
     SafetensorsFile,
+    Selection,
+    TensorInfo,
     TensorSource,
     refuse_pickle,
 )
+from modelzoo.checkpoints.write import write_safetensors
 
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 TRANSFORMERS_STEM = "model"
@@ -35,12 +37,13 @@ def save_component(
     stem: str = DIFFUSERS_STEM,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write weights and configuration; the same tensors and values always give the same bytes.
+    """Write weights and configuration, a tensor at a time; the same values give the same bytes.
 
     Raises:
         FileExistsError: The folder holds weights under other names, which might be read instead.
     """
-    shards = dict(zip(*_shards(state, stem, max_shard_bytes), strict=True))
+    source = _source(state, str(folder))
+    shards = _shards(source.infos, stem, max_shard_bytes)
     index = f"{stem}.safetensors.index.json"
     written = {*shards, index} if len(shards) > 1 else set(shards)
     if stale := sorted({path.name for path in folder.glob(f"{stem}*.safetensors*")} - written):
@@ -50,11 +53,12 @@ def save_component(
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(config, folder / "config.json")
-    for name, shard in shards.items():
-        _save(shard, folder / name)
+    for name, keys in shards.items():
+        shard = Selection(source, {key: key for key in keys})
+        write_safetensors(shard, folder / name, {"format": "pt"})
     if index in written:
-        homes = {key: name for name, shard in shards.items() for key in shard}
-        total = sum(tensor.nbytes for tensor in state.values())
+        homes = {key: name for name, keys in shards.items() for key in keys}
+        total = sum(info.nbytes for info in source.infos.values())
         write_json({"metadata": {"total_size": total}, "weight_map": homes}, folder / index)
 
 
@@ -120,7 +124,7 @@ def load_strict(module: M, state: Mapping[str, Tensor], where: Path | str) -> M:
     Raises:
         ValueError: A key is missing, surplus, of another shape, or whole numbers for real ones.
     """
-    source = state if isinstance(state, TensorSource) else MemorySource(state, str(where), LAYOUT)
+    source = _source(state, str(where))
     wanted = module.state_dict()
     if problems := {kind: keys for kind, keys in _misfits(source, wanted).items() if keys}:
         found = "; ".join(f"{len(keys)} {kind}: {keys[:10]!r}" for kind, keys in problems.items())
@@ -162,24 +166,22 @@ def write_json(values: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    contiguous = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
-    save_file(contiguous, path, metadata={"format": "pt"})
+def _source(state: Mapping[str, Tensor], where: str) -> TensorSource:
+    return state if isinstance(state, TensorSource) else MemorySource(state, where, LAYOUT)
 
 
-def _shards(
-    state: Mapping[str, Tensor], stem: str, max_bytes: int
-) -> tuple[list[str], list[dict[str, Tensor]]]:
-    """Part tensors in their order into files as full as they may be; give the files' names too."""
-    shards: list[dict[str, Tensor]] = [{}]
+def _shards(infos: Mapping[str, TensorInfo], stem: str, max_bytes: int) -> dict[str, list[str]]:
+    """Part tensors in their order into files as full as they may be: file names to tensors'."""
+    shards: list[list[str]] = [[]]
     size = 0
-    for name, tensor in state.items():
-        if shards[-1] and size + tensor.nbytes > max_bytes:
-            shards.append({})
+    for name, info in infos.items():
+        if shards[-1] and size + info.nbytes > max_bytes:
+            shards.append([])
             size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
+        shards[-1].append(name)
+        size += info.nbytes
     count = len(shards)
     if count == 1:
-        return [f"{stem}.safetensors"], shards
-    return [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)], shards
+        return {f"{stem}.safetensors": shards[0]}
+    names = [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    return dict(zip(names, shards, strict=True))

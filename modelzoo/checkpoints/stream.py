@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,11 @@ class TensorInfo(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that its values take."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorSource(Mapping[str, Tensor], ABC):

@@ -31,6 +31,13 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert all(torch.equal(state[k], v) and state[k].dtype == v.dtype for k, v in STATE.items())
 
 
+def test_the_file_is_the_one_that_the_safetensors_library_writes(tmp_path):
+    save_component(STATE, CONFIG, tmp_path)
+    save_file(STATE, tmp_path / "theirs", {"format": "pt"})
+    ours = (tmp_path / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert ours == (tmp_path / "theirs").read_bytes()
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     save_component(STATE, CONFIG, tmp_path / "one")
     turned = {k: STATE[k].clone() for k in reversed(STATE)}
