@@ -245,6 +245,7 @@ def test_autocast_computes_in_half_precision_and_trains():
         ({"axes_dims_rope": (4, 4, 4, 4)}, "three even numbers"),
         ({"axes_dims_rope": (5, 5, 6)}, "three even numbers"),
         ({"patch_size": 2}, "patch_size 2"),
+        ({"num_single_layers": 0}, "num_single_layers 0 must be at least 1"),
         ({"eps": 1e-6}, "unknown keys"),
     ],
 )

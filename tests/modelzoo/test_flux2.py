@@ -186,6 +186,7 @@ def test_autocast_computes_in_half_precision_and_trains():
         ({"axes_dims_rope": (8, 8)}, "four even numbers"),
         ({"axes_dims_rope": (5, 3, 4, 4)}, "four even numbers"),
         ({"patch_size": 2}, "patch_size 2"),
+        ({"num_single_layers": 0}, "num_single_layers 0 must be at least 1"),
         ({"pooled_projection_dim": 768}, "unknown keys"),
     ],
 )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.layers.attention import attention
+from modelzoo.layers.norms import HeadNorm
 from modelzoo.layers.rope import rotate
 
 
@@ -18,11 +19,11 @@ class JointAttention(nn.Module):
         self.to_q = nn.Linear(dim, dim, bias=bias)
         self.to_k = nn.Linear(dim, dim, bias=bias)
         self.to_v = nn.Linear(dim, dim, bias=bias)
-        self.norm_q = nn.RMSNorm(head_dim, eps)
-        self.norm_k = nn.RMSNorm(head_dim, eps)
+        self.norm_q = HeadNorm(head_dim, eps)
+        self.norm_k = HeadNorm(head_dim, eps)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim, bias=bias)])
-        self.norm_added_q = nn.RMSNorm(head_dim, eps)
-        self.norm_added_k = nn.RMSNorm(head_dim, eps)
+        self.norm_added_q = HeadNorm(head_dim, eps)
+        self.norm_added_k = HeadNorm(head_dim, eps)
         self.add_q_proj = nn.Linear(dim, dim, bias=bias)
         self.add_k_proj = nn.Linear(dim, dim, bias=bias)
         self.add_v_proj = nn.Linear(dim, dim, bias=bias)

@@ -40,6 +40,11 @@ class Flux1Config:
                 f"FLUX.1 transformer: patch_size {self.patch_size!r} is not supported; "
                 "set 1, patches are made before the transformer"
             )
+        if self.num_single_layers < 1:
+            raise ValueError(
+                f"FLUX.1 transformer: num_single_layers {self.num_single_layers!r} must be at least "
+                "1, the prediction is read from the last one"
+            )
         if len(self.axes_dims_rope) != 3 or any(dim % 2 for dim in self.axes_dims_rope):
             raise ValueError(
                 f"FLUX.1 transformer: axes_dims_rope {list(self.axes_dims_rope)!r} must be three "

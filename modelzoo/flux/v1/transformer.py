@@ -21,6 +21,7 @@ from modelzoo.layers.attention import attention
 from modelzoo.layers.embeddings import VectorEmbedding
 from modelzoo.layers.feed_forward import FeedForward
 from modelzoo.layers.modulation import ModulatedNorm, ModulatedNormOut, add_gated, modulate
+from modelzoo.layers.norms import HeadNorm
 from modelzoo.layers.rope import rotate
 
 
@@ -85,11 +86,14 @@ class FluxTransformer2DModel(nn.Module):
         for block in self.transformer_blocks:
             txt, img = self._run(block, txt, img, condition, rope)
         joint = torch.cat([txt, img], dim=1)
+        # of the last block, only the target's tokens are of use
+        last, target = self.single_transformer_blocks[-1], slice(num_text, num_text + num_image)
         for block in self.single_transformer_blocks:
-            joint = self._run(block, joint, condition, rope)
-        return self.proj_out(self.norm_out(joint[:, num_text : num_text + num_image], condition))
+            kept = target if block is last else slice(None)
+            joint = self._run(block, joint, condition, rope, kept)
+        return self.proj_out(self.norm_out(joint, condition))
 
-    def _run(self, block: nn.Module, *inputs: Tensor):
+    def _run(self, block: nn.Module, *inputs: object):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -146,12 +150,12 @@ class SingleBlock(nn.Module):
         self.proj_mlp = nn.Linear(dim, config.mlp_dim)
         self.proj_out = nn.Linear(dim + config.mlp_dim, dim)
 
-    def forward(self, joint: Tensor, condition: Tensor, rope: Tensor) -> Tensor:
-        """Update text and image tokens together (B, L + N, D)."""
+    def forward(self, joint: Tensor, condition: Tensor, rope: Tensor, kept: slice) -> Tensor:
+        """Update the tokens `kept` of joint, text and image (B, L + N, D), and give only those."""
         normed, (modulation,) = self.norm(joint, condition)
-        mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
-        update = self.proj_out(torch.cat([self.attn(normed, rope), mlp], dim=-1))
-        return add_gated(joint, update, modulation)
+        mlp = F.gelu(self.proj_mlp(normed[:, kept]), approximate="tanh")
+        update = self.proj_out(torch.cat([self.attn(normed, rope, kept), mlp], dim=-1))
+        return add_gated(joint[:, kept], update, modulation)
 
 
 class Attention(nn.Module):
@@ -164,12 +168,13 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
         self.to_v = nn.Linear(dim, dim)
-        self.norm_q = nn.RMSNorm(head_dim, EPS)
-        self.norm_k = nn.RMSNorm(head_dim, EPS)
+        self.norm_q = HeadNorm(head_dim, EPS)
+        self.norm_k = HeadNorm(head_dim, EPS)
 
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Attend from all tokens x (B, L + N, D) to all of them."""
+    def forward(self, x: Tensor, rope: Tensor, asking: slice) -> Tensor:
+        """Attend from the tokens `asking` of x (B, L + N, D) to all of them."""
         heads = (-1, self.head_dim)
-        query = rotate(self.norm_q(self.to_q(x).unflatten(-1, heads)), rope)
+        query = self.norm_q(self.to_q(x[:, asking]).unflatten(-1, heads))
+        query = rotate(query, rope[:, asking])
         key = rotate(self.norm_k(self.to_k(x).unflatten(-1, heads)), rope)
         return attention(query, key, self.to_v(x).unflatten(-1, heads))

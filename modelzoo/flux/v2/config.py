@@ -38,6 +38,11 @@ class Flux2Config:
                 f"FLUX.2 transformer: patch_size {self.patch_size!r} is not supported; "
                 "set 1, the autoencoder makes the patches"
             )
+        if self.num_single_layers < 1:
+            raise ValueError(
+                f"FLUX.2 transformer: num_single_layers {self.num_single_layers!r} must be at least "
+                "1, the prediction is read from the last one"
+            )
         if len(self.axes_dims_rope) != 4 or any(dim % 2 for dim in self.axes_dims_rope):
             raise ValueError(
                 f"FLUX.2 transformer: axes_dims_rope {list(self.axes_dims_rope)!r} must be four "

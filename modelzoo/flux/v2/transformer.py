@@ -19,6 +19,7 @@ from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.modulation import SharedModulation, TimeGuidanceEmbedding
 from modelzoo.layers.attention import attention
 from modelzoo.layers.modulation import ModulatedNormOut, Modulation, add_gated, modulate
+from modelzoo.layers.norms import HeadNorm
 from modelzoo.layers.rope import rotate
 
 
@@ -89,9 +90,12 @@ class Flux2Transformer2DModel(nn.Module):
         for block in self.transformer_blocks:
             txt, img = self._run(block, txt, img, txt_mods, img_mods, rope)
         joint = torch.cat([txt, img], dim=1)
+        # of the last block, only the target's tokens are of use
+        last, target = self.single_transformer_blocks[-1], slice(num_text, num_text + num_image)
         for block in self.single_transformer_blocks:
-            joint = self._run(block, joint, single_mod, rope)
-        return self.proj_out(self.norm_out(joint[:, num_text : num_text + num_image], condition))
+            kept = target if block is last else slice(None)
+            joint = self._run(block, joint, single_mod, rope, kept)
+        return self.proj_out(self.norm_out(joint, condition))
 
     def _run(self, block: nn.Module, *inputs: object):
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -141,9 +145,10 @@ class SingleBlock(nn.Module):
         self.norm = nn.LayerNorm(config.dim, config.eps, elementwise_affine=False)
         self.attn = ParallelAttention(config)
 
-    def forward(self, joint: Tensor, modulation: Modulation, rope: Tensor) -> Tensor:
-        """Update text and image tokens together (B, L + N, D)."""
-        return add_gated(joint, self.attn(modulate(self.norm(joint), modulation), rope), modulation)
+    def forward(self, joint: Tensor, modulation: Modulation, rope: Tensor, kept: slice) -> Tensor:
+        """Update the tokens `kept` of joint, text and image (B, L + N, D), and give only those."""
+        update = self.attn(modulate(self.norm(joint), modulation), rope, kept)
+        return add_gated(joint[:, kept], update, modulation)
 
 
 class ParallelAttention(nn.Module):
@@ -155,18 +160,18 @@ class ParallelAttention(nn.Module):
         self.head_dim = head_dim
         self.widths = [dim, dim, dim, 2 * mlp_dim]  # query, key, value, gate and value of the MLP
         self.to_qkv_mlp_proj = nn.Linear(dim, sum(self.widths), bias=False)
-        self.norm_q = nn.RMSNorm(head_dim, config.eps)
-        self.norm_k = nn.RMSNorm(head_dim, config.eps)
+        self.norm_q = HeadNorm(head_dim, config.eps)
+        self.norm_k = HeadNorm(head_dim, config.eps)
         self.to_out = nn.Linear(dim + mlp_dim, dim, bias=False)
 
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Give the update of x (B, L + N, D)."""
+    def forward(self, x: Tensor, rope: Tensor, kept: slice) -> Tensor:
+        """Give the update of the tokens `kept` of x (B, L + N, D)."""
         query, key, value, mlp = self.to_qkv_mlp_proj(x).split(self.widths, dim=-1)
         heads = (-1, self.head_dim)
-        query = rotate(self.norm_q(query.unflatten(-1, heads)), rope)
+        query = rotate(self.norm_q(query[:, kept].unflatten(-1, heads)), rope[:, kept])
         key = rotate(self.norm_k(key.unflatten(-1, heads)), rope)
         attended = attention(query, key, value.unflatten(-1, heads))
-        return self.to_out(torch.cat([attended, swiglu(mlp)], dim=-1))
+        return self.to_out(torch.cat([attended, swiglu(mlp[:, kept])], dim=-1))
 
 
 class FeedForward(nn.Module):
