@@ -42,8 +42,8 @@ class Flux1Config:
             )
         if self.num_single_layers < 1:
             raise ValueError(
-                f"FLUX.1 transformer: num_single_layers {self.num_single_layers!r} must be at least "
-                "1, the prediction is read from the last one"
+                f"FLUX.1 transformer: num_single_layers {self.num_single_layers!r} must be at "
+                "least 1, the prediction is read from the last one"
             )
         if len(self.axes_dims_rope) != 3 or any(dim % 2 for dim in self.axes_dims_rope):
             raise ValueError(

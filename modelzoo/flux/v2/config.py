@@ -40,8 +40,8 @@ class Flux2Config:
             )
         if self.num_single_layers < 1:
             raise ValueError(
-                f"FLUX.2 transformer: num_single_layers {self.num_single_layers!r} must be at least "
-                "1, the prediction is read from the last one"
+                f"FLUX.2 transformer: num_single_layers {self.num_single_layers!r} must be at "
+                "least 1, the prediction is read from the last one"
             )
         if len(self.axes_dims_rope) != 4 or any(dim % 2 for dim in self.axes_dims_rope):
             raise ValueError(
