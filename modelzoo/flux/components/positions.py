@@ -41,23 +41,24 @@ def reference_positions(
 
 
 @lru_cache(maxsize=64)
-def joint_rope(ids: tuple[Tensor, ...], axes: tuple[int, ...], theta: float) -> Tensor:
+def joint_rope(ids: tuple[Tensor | None, ...], axes: tuple[int, ...], theta: float) -> Tensor:
     """Compute the table of the tokens of `ids`, one after the other, once for the same tensors.
 
-    Each is (N, 4), the same for the whole batch, or (B, N, 4). Tensors hash by identity, and the
-    functions above give the same tensor for the same shape.
+    Each is (N, 4), the same for the whole batch, or (B, N, 4), or None if there are no such tokens.
+    Tensors hash by identity, and the functions above give the same tensor for the same shape.
 
     Raises:
         ValueError: Positions have another number of columns than there are axes.
     """
-    for tensor in ids:
+    given = [tensor for tensor in ids if tensor is not None]
+    for tensor in given:
         if tensor.shape[-1] != len(axes):
             raise ValueError(
                 f"FLUX positions are {list(tensor.shape)!r}, but the last axis must be "
                 f"{len(axes)}, for t, h, w and l: append columns of zeros"
             )
     with torch.inference_mode(False):  # a table made while sampling must serve training too
-        batched = [tensor if tensor.ndim == 3 else tensor[None] for tensor in ids]
+        batched = [tensor if tensor.ndim == 3 else tensor[None] for tensor in given]
         rows = max(len(tensor) for tensor in batched)
         joined = torch.cat([tensor.expand(rows, -1, -1) for tensor in batched], dim=1)
         return rope_table(joined, axes, theta)

@@ -74,9 +74,7 @@ class FluxTransformer2DModel(nn.Module):
         """
         num_text, num_image = encoder_hidden_states.shape[1], hidden_states.shape[1]
         condition = F.silu(self.time_text_embed(timestep, guidance, pooled_projections))
-        ids = (
-            (txt_ids, img_ids) if img_cond_seq_ids is None else (txt_ids, img_ids, img_cond_seq_ids)
-        )
+        ids = (txt_ids, img_ids, img_cond_seq_ids)
         rope = joint_rope(ids, self.config.rope_axes, ROPE_THETA)
 
         img = self.x_embedder(

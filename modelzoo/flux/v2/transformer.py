@@ -78,9 +78,7 @@ class Flux2Transformer2DModel(nn.Module):
         img_mods = self.double_stream_modulation_img(condition)
         txt_mods = self.double_stream_modulation_txt(condition)
         (single_mod,) = self.single_stream_modulation(condition)
-        ids = (
-            (txt_ids, img_ids) if img_cond_seq_ids is None else (txt_ids, img_ids, img_cond_seq_ids)
-        )
+        ids = (txt_ids, img_ids, img_cond_seq_ids)
         rope = joint_rope(ids, self.config.axes_dims_rope, self.config.rope_theta)
 
         img = self.x_embedder(
