@@ -59,3 +59,14 @@ def empirical_mu(num_tokens: int, steps: int) -> float:
         return at_200_steps
     at_10_steps = 8.73809524e-05 * num_tokens + 1.89833333
     return at_200_steps + (at_10_steps - at_200_steps) * (200 - steps) / 190
+
+
+def dynamic_mu(
+    num_tokens: int, base: tuple[int, float] = (256, 0.5), most: tuple[int, float] = (4096, 1.15)
+) -> float:
+    """Give the logarithm of the shift that FLUX.1 dev samples with: affine in the image tokens.
+
+    The line goes through two pairs of tokens and mu (Black Forest Labs, sampling.py).
+    """
+    (base_tokens, base_mu), (most_tokens, most_mu) = base, most
+    return base_mu + (num_tokens - base_tokens) * (most_mu - base_mu) / (most_tokens - base_tokens)
