@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import diffusers
@@ -11,7 +12,8 @@ import torch
 from modelzoo.autoencoders import init_autoencoder, load_autoencoder, save_autoencoder
 from modelzoo.checkpoints.folder import write_json
 from modelzoo.denoiser import init_denoiser, load_denoiser, save_denoiser
-from modelzoo.process.samplers import euler, guided
+from modelzoo.process.processes import process_of
+from modelzoo.process.samplers import guided
 from modelzoo.sd3 import presets
 from modelzoo.sd3.model import SD3, SD3Conditioning
 
@@ -82,15 +84,18 @@ def features(seed: int) -> SD3Conditioning:
     return SD3Conditioning(context, torch.randn(2, 16, generator=generator))
 
 
-def our_pictures(folder, noise, sigmas, prompt, negative, cfg_scale):
+def our_pictures(folder, noise, steps, prompt, negative, cfg_scale):
     denoiser = load_denoiser(SD3, folder / "transformer")
+    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    process = process_of(scheduler, "sd3")
 
     def predict(conditioning):
         return lambda noisy, t: denoiser.predict(noisy, t, conditioning)
 
     with torch.inference_mode():
         velocity = guided(predict(prompt), predict(negative), cfg_scale)
-        latents = euler(velocity, noise, sigmas)
+        num_tokens = denoiser.num_tokens(*noise.shape[-2:])
+        latents = process.sample(velocity, noise, steps, num_tokens)
         pixels = load_autoencoder(folder / "vae").decode(latents)
     return (pixels / 2 + 0.5).clamp(0, 1)
 
@@ -111,8 +116,7 @@ def test_pictures_equal_those_of_the_pipeline(folder, pipeline, steps, cfg_scale
         negative_pooled_prompt_embeds=negative.pooled,
         output_type="pt",
     ).images
-    sigmas = pipeline.scheduler.sigmas
-    ours = our_pictures(folder, noise, sigmas, prompt, negative, cfg_scale)
+    ours = our_pictures(folder, noise, steps, prompt, negative, cfg_scale)
     assert expected.std() > 0.05  # a picture, not a constant
     assert (ours - expected).abs().max() < 1e-3
-    assert (ours - our_pictures(folder, noise, sigmas, negative, prompt, cfg_scale)).std() > 1e-3
+    assert (ours - our_pictures(folder, noise, steps, negative, prompt, cfg_scale)).std() > 1e-3
