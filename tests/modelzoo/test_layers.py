@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
+from torch.profiler import profile
 
-from modelzoo.layers.attention import attention
+from modelzoo.layers.attention import attention, attention_backend
 from modelzoo.layers.embeddings import sinusoid
 from modelzoo.layers.modulation import add_gated, modulate, split_modulation
 from modelzoo.layers.rope import rope_table, rotate
+
+CPU = torch.device("cpu")
 
 
 def test_attention_is_a_softmax_over_keys():
@@ -18,6 +22,25 @@ def test_attention_is_a_softmax_over_keys():
     logits = torch.einsum("bnke,bmke->bknm", query, key) / math.sqrt(4)
     expected = torch.einsum("bknm,bmke->bnke", logits.softmax(-1), value).flatten(2)
     torch.testing.assert_close(attention(query, key, value), expected)
+
+
+@pytest.mark.parametrize("name", ["math", "flash"])
+def test_a_backend_gives_the_same_attention_and_no_other_kernel_runs(name):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 5, 3, 4).unbind()
+    with attention_backend(name, CPU, torch.float32), profile() as profiler:
+        out = attention(query, key, value)
+    torch.testing.assert_close(out, attention(query, key, value))
+    kernels = {event.key for event in profiler.key_averages()}
+    flash = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert (flash in kernels) == (name == "flash")
+
+
+def test_a_backend_that_does_not_exist_or_run_here_is_refused():
+    with pytest.raises(ValueError, match=r"'xformers' is unknown.*efficient"):
+        attention_backend("xformers", CPU, torch.float32).__enter__()
+    with pytest.raises(ValueError, match="'cudnn' does not run on cpu in torch.float32"):
+        attention_backend("cudnn", CPU, torch.float32).__enter__()
 
 
 def test_rotated_products_depend_on_the_difference_of_positions_only():
