@@ -39,7 +39,7 @@ def test_a_backend_gives_the_same_attention_and_no_other_kernel_runs(name):
 def test_a_backend_that_does_not_exist_or_run_here_is_refused():
     with pytest.raises(ValueError, match=r"'xformers' is unknown.*efficient"):
         attention_backend("xformers", CPU, torch.float32).__enter__()
-    with pytest.raises(ValueError, match="'cudnn' does not run on cpu in torch.float32"):
+    with pytest.raises(ValueError, match=r"'cudnn' does not run on cpu in torch\.float32"):
         attention_backend("cudnn", CPU, torch.float32).__enter__()
 
 
