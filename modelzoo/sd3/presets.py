@@ -52,7 +52,7 @@ def transformer_config(model: Mapping[str, Any]) -> SD3Config:
             f"model.vae.latent_channels = {4 * latent_channels!r}, the channels of 2x2 patches: "
             "change either"
         )
-    text = text_dims(model)
+    context_dim, pooled_dim = _text_dims(model)
     sizes = {**VARIANTS[_variant(model)], **given}
     return SD3Config(
         # what a diffusers pipeline draws unasked: no more than there are places for
@@ -63,9 +63,9 @@ def transformer_config(model: Mapping[str, Any]) -> SD3Config:
         num_layers=sizes["num_layers"],
         attention_head_dim=dim // heads,
         num_attention_heads=heads,
-        joint_attention_dim=text["t5"],
+        joint_attention_dim=context_dim,
         caption_projection_dim=dim,
-        pooled_projection_dim=text["clip_l"] + text["clip_g"],
+        pooled_projection_dim=pooled_dim,
         pos_embed_max_size=sizes["pos_embed_max_size"],
         dual_attention_layers=tuple(sizes["dual_attention_layers"]),
         qk_norm="rms_norm",
@@ -99,23 +99,22 @@ def _variant(model: Mapping[str, Any]) -> str:
     return variant
 
 
-def text_dims(model: Mapping[str, Any]) -> dict[str, int]:
-    """Give the widths of the text encoders; one that the parameters do not name has its own.
+def _text_dims(model: Mapping[str, Any]) -> tuple[int, int]:
+    """Give the widths of a context token and of the pooled text.
 
-    Raises:
-        ValueError: T5 is narrower than the two CLIPs, whose tokens are padded to its width.
+    A text encoder that the parameters do not name has its released width.
     """
-    encoders = model.get("text_encoder") or {}
-    dims = {
-        name: (encoders.get(name) or {}).get("hidden_size", TEXT_DIMS[name]) for name in TEXT_DIMS
-    }
-    if dims["t5"] < dims["clip_l"] + dims["clip_g"]:
+    given = {k: v or {} for k, v in (model.get("text_encoder") or {}).items()}
+    dims = {k: given.get(k, {}).get("hidden_size", released) for k, released in TEXT_DIMS.items()}
+    clips = dims["clip_l"] + dims["clip_g"]
+    if dims["t5"] < clips:
         raise ValueError(
             f"model.text_encoder.t5.hidden_size {dims['t5']!r} must be at least that of clip_l "
-            f"plus that of clip_g, {dims['clip_l'] + dims['clip_g']!r}, because CLIP's tokens are "
-            "padded to T5's width: change either"
+            f"plus that of clip_g, {clips!r}, because CLIP's tokens are padded to T5's width: "
+            "change either"
         )
-    return dims
+    projected = (given.get(k, {}).get("projection_dim") or dims[k] for k in ("clip_l", "clip_g"))
+    return dims["t5"], sum(projected)
 
 
 def autoencoder_config(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,8 @@ def _fill(kind: str, part: TextPart, given: Sizes) -> dict[str, Any]:
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f"{name}: unknown are {unknown!r}; it takes {sorted(known)!r}")
     sizes = {**known, **given}
+    if "projection_dim" in known:  # both CLIPs were released with a square projection
+        sizes["projection_dim"] = given.get("projection_dim", sizes["hidden_size"])
     width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if "head_dim" not in known and width % heads:
         raise ValueError(

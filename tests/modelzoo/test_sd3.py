@@ -9,6 +9,7 @@ from modelzoo.denoiser import init_denoiser, load_denoiser, save_denoiser
 from modelzoo.sd3 import presets
 from modelzoo.sd3.config import SD3Config
 from modelzoo.sd3.model import SD3, SD3Conditioning
+from modelzoo.text_encoders.configs import text_part_configs
 
 TINY = {
     "sample_size": 16,
@@ -253,7 +254,21 @@ def test_a_toy_says_its_own_sizes():
         16,
     )
     assert (config.pos_embed_max_size, config.dual_attention_layers) == (8, (0,))
+    projected = {**model["text_encoder"], "clip_g": {"hidden_size": 10, "projection_dim": 4}}
+    config = presets.transformer_config({**model, "text_encoder": projected})
+    assert config.pooled_projection_dim == 10
     assert config.sample_size == 16  # a pipeline asked for no size draws one that has places
+
+
+def test_a_toys_text_encoders_give_the_widths_that_its_transformer_takes():
+    clip = {"hidden_size": 8, "num_attention_heads": 2}
+    text = {"clip_l": clip, "clip_g": clip, "t5": {"hidden_size": 16}}
+    model = {**SPEC, "text_encoder": text, "from_scratch": {"vocab_size": 300}}
+    parts = text_part_configs(model)
+    config = presets.transformer_config(model)
+    assert config.joint_attention_dim == parts["t5"]["d_model"]
+    pooled = parts["clip_l"]["projection_dim"] + parts["clip_g"]["projection_dim"]
+    assert config.pooled_projection_dim == pooled
 
 
 def changed(**transformer: object) -> dict:
