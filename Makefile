@@ -15,8 +15,7 @@ setup: .venv/complete
 	touch $@
 
 demo: setup
-	dvc repro
-	@python -m flows.demo
+	@python -m flows.demo $(EXPERIMENT)
 
 test: setup
 	python -m pytest tests/

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.checkpoints.folder import load_component, load_strict, save_component
+from modelzoo.checkpoints.stream import TensorSource
 
 D = TypeVar("D", bound="Denoiser")
 
@@ -19,7 +20,7 @@ class Denoiser(ABC):
     """A network and what surrounds it: noisy latents in, prediction out, tokens inside."""
 
     NETWORK: ClassVar[type[nn.Module]]  # built from a CONFIG; its name is config.json's _class_name
-    CONFIG: ClassVar[type]  # frozen sizes with from_dict and to_dict, as in config.json
+    CONFIG: ClassVar[Any]  # frozen sizes with from_dict and to_dict, as in config.json
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network  # what learns; an engine may put a wrapper of it here
@@ -29,6 +30,20 @@ class Denoiser(ABC):
     def dtype(self) -> torch.dtype:
         """The dtype that predictions are computed in."""
         return next(self.network.parameters()).dtype
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether guidance is an input, as in models distilled from guided ones."""
+        return getattr(self.config, "guidance_embeds", False)
+
+    @property
+    def patch(self) -> int:
+        """Latent cells along a side of a token; sides of latents must be its multiples."""
+        return 1
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Count the tokens of latents (B, C, height, width), on which some schedules depend."""
+        return (height // self.patch) * (width // self.patch)
 
     @abstractmethod
     def predict(self, noisy: Tensor, t: Tensor, conditioning: Any) -> Tensor:
@@ -80,16 +95,29 @@ def load_denoiser(kind: type[D], folder: Path, dtype: torch.dtype = torch.float3
         FileNotFoundError: The folder is not there or not complete.
         ValueError: The folder holds another class, or the weights do not fit.
     """
-    config, state = load_component(folder)
+    return denoiser_from(kind, *load_component(folder), dtype)
+
+
+def denoiser_from(
+    kind: type[D],
+    config: Mapping[str, Any],
+    source: TensorSource,
+    dtype: torch.dtype = torch.float32,
+) -> D:
+    """Load a denoiser from a config.json's content and tensors of diffusers' names, every key used.
+
+    Raises:
+        ValueError: The configuration is of another class, or the weights do not fit.
+    """
     needed = kind.NETWORK.__name__
     if (name := config.get("_class_name")) != needed:
         raise ValueError(
-            f"{folder}: config.json names class {name!r}, but {kind.__name__} needs {needed!r}: "
-            "give the folder of a model of this family"
+            f"{source.where}: config.json names class {name!r}, but {kind.__name__} needs "
+            f"{needed!r}: give the weights of a model of this family"
         )
     with torch.device("meta"):
         network = kind.NETWORK(kind.CONFIG.from_dict(config)).to(dtype)
-    return kind(load_strict(network, state, folder))
+    return kind(load_strict(network, source, source.where))
 
 
 def save_denoiser(denoiser: Denoiser, folder: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from modelzoo.denoiser import Denoiser, init_denoiser, load_denoiser
-from modelzoo.flux.v2 import presets as flux2_presets
+from modelzoo.denoiser import Denoiser
+from modelzoo.flux.v1 import presets as flux1
+from modelzoo.flux.v1.model import Flux1
+from modelzoo.flux.v2 import presets as flux2
 from modelzoo.flux.v2.model import Flux2
-from modelzoo.process.samplers import empirical_sigmas
+from modelzoo.sd3 import presets as sd3
+from modelzoo.sd3.model import SD3
+from modelzoo.sdxl import presets as sdxl
+from modelzoo.sdxl.model import SDXL
 
 Params = Mapping[str, Any]  # the section `model` of params.yaml
 
@@ -23,27 +24,50 @@ class Family:
     """What the stages need to know of a family; every `Params` is the section `model`."""
 
     denoiser: type[Denoiser]
-    folder: str  # of the denoiser in a diffusers folder
+    folder: str  # of the denoiser in a diffusers folder, and its section of the parameters
     network_config: Callable[[Params], Any]
     autoencoder_config: Callable[[Params], dict[str, Any]]  # vae/config.json
-    text_encoder_config: Callable[[Params], dict[str, Any]]  # text_encoder/config.json
     scheduler_config: Callable[[Params], dict[str, Any]]  # scheduler/scheduler_config.json
     model_index: Callable[[Params], dict[str, Any]]  # model_index.json
     pipelines: frozenset[str]  # classes that the model_index.json of such a model names
-    sigmas: Callable[[int, int], Tensor]  # steps, latent cells -> times of sampling (steps + 1,)
 
 
 FAMILIES = {
+    "sdxl": Family(
+        denoiser=SDXL,
+        folder="unet",
+        network_config=sdxl.unet_config,
+        autoencoder_config=sdxl.autoencoder_config,
+        scheduler_config=sdxl.scheduler_config,
+        model_index=sdxl.model_index,
+        pipelines=frozenset({"StableDiffusionXLPipeline"}),
+    ),
+    "flux": Family(
+        denoiser=Flux1,
+        folder="transformer",
+        network_config=flux1.transformer_config,
+        autoencoder_config=flux1.autoencoder_config,
+        scheduler_config=flux1.scheduler_config,
+        model_index=flux1.model_index,
+        pipelines=frozenset({"FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline"}),
+    ),
     "flux2": Family(
         denoiser=Flux2,
         folder="transformer",
-        network_config=flux2_presets.transformer_config,
-        autoencoder_config=flux2_presets.autoencoder_config,
-        text_encoder_config=flux2_presets.text_encoder_config,
-        scheduler_config=flux2_presets.scheduler_config,
-        model_index=flux2_presets.model_index,
+        network_config=flux2.transformer_config,
+        autoencoder_config=flux2.autoencoder_config,
+        scheduler_config=flux2.scheduler_config,
+        model_index=flux2.model_index,
         pipelines=frozenset({"Flux2Pipeline", "Flux2KleinPipeline"}),
-        sigmas=empirical_sigmas,
+    ),
+    "sd3": Family(
+        denoiser=SD3,
+        folder="transformer",
+        network_config=sd3.transformer_config,
+        autoencoder_config=sd3.autoencoder_config,
+        scheduler_config=sd3.scheduler_config,
+        model_index=sd3.model_index,
+        pipelines=frozenset({"StableDiffusion3Pipeline"}),
     ),
 }
 
@@ -57,27 +81,3 @@ def family(name: str) -> Family:
     if name not in FAMILIES:
         raise ValueError(f"model.type: {name!r} cannot be built; use one of {sorted(FAMILIES)!r}")
     return FAMILIES[name]
-
-
-def create_model(model: Params, seed: int = 0) -> Denoiser:
-    """Build the denoiser of the section `model`: loaded from pretrained_path, or made from a seed.
-
-    Raises:
-        ValueError: The family is unknown, or the given weights have other sizes than the section.
-    """
-    kind = family(model["type"])
-    dtype = getattr(torch, model.get("dtype") or "float32")
-    if not model.get("pretrained_path"):
-        denoiser = init_denoiser(kind.denoiser, kind.network_config(model), seed)
-        denoiser.network.to(dtype)
-        return denoiser
-    folder = Path(model["pretrained_path"]) / kind.folder
-    denoiser = load_denoiser(kind.denoiser, folder, dtype)
-    if model.get("transformer"):
-        asked, found = kind.network_config(model), denoiser.config
-        if asked != found:
-            raise ValueError(
-                f"{folder}/config.json says {found}, but model.transformer asks for {asked}: "
-                "make them equal, or leave model.transformer out"
-            )
-    return denoiser

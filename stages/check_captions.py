@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelzoo.text_encoders.tokenization import load_tokenizer
+from modelzoo.text_encoders.tokenization import Encoded, PromptTokenizer
 from stages import launch
-from stages.artifacts import read_json, read_table, write_json, write_table
+from stages.artifacts import read_table, write_json, write_table
+from stages.base_record import read_record
 from stages.params.read import key
 from stages.tables import FATE_OF_SPLIT, to_table
+from stages.tokenizers import open_tokenizers
 
 NAMED = 10  # files that a message or the report names
 
@@ -23,13 +25,14 @@ Row = Mapping[str, Any]  # of IMAGES
 class Params:
     """How much may lack a caption."""
 
+    family: str = key("model.type")
     train_path: str = key("data.train_path", tracked=False)  # for messages only
     max_missing_caption_fraction: float = key("data.max_missing_caption_fraction")
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Pictures and the base's tokenizer in; captions, a report and the fate of each sample out."""
+    """Pictures and the base's tokenizers in; captions, a report and the fate of each sample out."""
 
     images: Path = Path("data/images.parquet")
     tokenizer: Path = Path("data/base/tokenizer.json")
@@ -47,20 +50,21 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     kept = [row for row in rows if not problems[row["sample_id"]]]
     captions = [{"sample_id": r["sample_id"], "caption": r["caption"].strip()} for r in kept]
     paths = {row["sample_id"]: row["path"] for row in rows}
+    tokenizer = open_tokenizers(params.family, read_record(artifacts.tokenizer))
+    encoders = lengths(captions, paths, tokenizer)
     report = {
         "samples": len(rows),
         "missing_captions": sum(row["caption"] is None for row in rows),
         "empty_captions": sum(row["caption"] is not None for row in without),
         **duplicates(captions),
-        **lengths(captions, paths, Path(read_json(artifacts.tokenizer)["path"])),
+        "text_encoders": encoders,
     }
     write_table(artifacts.captions, to_table(captions, "captions"), "captions")
     write_json(artifacts.report, report)
     write_table(artifacts.ledger, to_table(ledger(rows, problems), "ledger"), "ledger")
     print(  # noqa: T201
         f"{len(captions)} captions, {report['distinct_captions']} of them distinct; "
-        f"{report['truncated_captions']} longer than {report['max_tokens']} tokens, "
-        f"{len(without)} pictures excluded: see {artifacts.report}"
+        f"{longer(encoders)}; {len(without)} pictures excluded: see {artifacts.report}"
     )
 
 
@@ -96,19 +100,40 @@ def duplicates(captions: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def lengths(captions: Sequence[Row], paths: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """Count tokens as the base's own text encoder will get them."""
-    tokenizer = load_tokenizer(folder)
-    encoded = {text: tokenizer.ids(text) for text in sorted({row["caption"] for row in captions})}
+def lengths(
+    captions: Sequence[Row], paths: Mapping[str, str], tokenizer: PromptTokenizer
+) -> dict[str, Any]:
+    """Count tokens as each of the base's own text encoders will get them, by its kind."""
+    distinct = sorted({row["caption"] for row in captions})
+    encoded = {text: tokenizer.encode(text) for text in distinct}
+    report = {}
+    for place, (kind, part) in enumerate(tokenizer.tokenizers.items()):
+        of_kind = {text: parts[place] for text, parts in encoded.items()}
+        report[kind] = {
+            "max_tokens": part.max_tokens,
+            **_lengths(captions, paths, of_kind),
+        }
+    return report
+
+
+def _lengths(
+    captions: Sequence[Row], paths: Mapping[str, str], encoded: Mapping[str, Encoded]
+) -> dict[str, Any]:
     counts = Counter(encoded[row["caption"]].num_tokens for row in captions)
     truncated = [row for row in captions if encoded[row["caption"]].truncated]
-    template = sum(tokenizer.ids("").mask)
     return {
-        "max_tokens": tokenizer.max_length - template,
         "truncated_captions": len(truncated),
         "truncated": sorted(paths[row["sample_id"]] for row in truncated)[:NAMED],
         "token_lengths": [{"tokens": n, "captions": counts[n]} for n in sorted(counts)],
     }
+
+
+def longer(encoders: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say how many captions each text encoder cuts."""
+    return ", ".join(
+        f"{each['truncated_captions']} longer than the {each['max_tokens']} tokens of {kind}"
+        for kind, each in encoders.items()
+    )
 
 
 def ledger(rows: Sequence[Row], problems: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modelzoo.text_encoders import Encoded, Tokenizer, load_text_encoder, load_tokenizer
+from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
 from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages import launch
-from stages.artifacts import read_json, read_table
+from stages.artifacts import read_table
+from stages.base_record import read_record
 from stages.params.read import key
 from stages.rows import fill
 from stages.rows.encoding import Count, FixedBatch, Inputs, Wanted
@@ -22,6 +23,7 @@ from stages.rows.location import store_root
 from stages.rows.table import RowTable
 from stages.rows.writing import Manifest
 from stages.tables import to_table
+from stages.tokenizers import open_tokenizers
 
 STAGE = "encode_captions"
 PROBE = "a red cube on a blue table, photographed at dawn"
@@ -40,7 +42,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Captions and the base's tokenizer and text encoder in; the keys of the rows out."""
+    """Captions and the base's tokenizers and text encoders in; the keys of the rows out."""
 
     captions: Path = Path("data/captions.parquet")
     tokenizer: Path = Path("data/base/tokenizer.json")
@@ -51,29 +53,30 @@ class Artifacts:
 def run(params: Params, artifacts: Artifacts = Artifacts(), fill_only: bool = False) -> None:
     """Encode the captions whose rows the store lacks, and write the keys of all rows."""
     launch.use_threads(params.threads)
-    tokenizer = load_tokenizer(Path(read_json(artifacts.tokenizer)["path"]))
-    base = read_json(artifacts.text_encoder)
-    dtype = getattr(torch, params.dtype)
-    text_encoder = load_text_encoder(Path(base["path"]), tokenizer, dtype)
-    count = encode(text_encoder, base["digest"], tokenizer, params, artifacts, fill_only)
+    tokenizer = open_tokenizers(params.family, read_record(artifacts.tokenizer))
+    base, dtype = read_record(artifacts.text_encoder), getattr(torch, params.dtype)
+    text_encoder = load_text_encoders(
+        params.family, base.folders, tokenizer, dtype, base.settings["zero_empty"]
+    )
+    count = encode(text_encoder, base.digest, tokenizer, params, artifacts, fill_only)
     print(count)  # noqa: T201
 
 
 def encode(
     text_encoder: TextEncoder,
     digest: str,
-    tokenizer: Tokenizer,
+    tokenizer: PromptTokenizer,
     params: Params,
     artifacts: Artifacts,
     fill_only: bool,
 ) -> Count:
-    """Do what `run` does, with a text encoder whose weights have this digest."""
+    """Do what `run` does, with text encoders whose record has this digest."""
     root = store_root(params.store)
     captions = set(read_table(artifacts.captions, "captions")["caption"].to_pylist())
-    encoded = {caption: tokenizer.ids(caption) for caption in sorted(captions | {""})}
+    encoded = {caption: tokens(tokenizer, caption) for caption in sorted(captions | {""})}
     manifest = Manifest(artifacts.prompts, "prompts", STAGE, fill_only)
     encoder = caption_encoder(text_encoder, digest, params)
-    generation, probe = manifest.generation(root, encoder, tokens(tokenizer.ids(PROBE)))
+    generation, probe = manifest.generation(root, encoder, tokens(tokenizer, PROBE))
     columns = {name: values.shape[1:] for name, values in probe.items()}
     table = table_name("text", columns)
     keys = {
@@ -88,20 +91,20 @@ def encode(
 
 
 def caption_key(
-    caption: Encoded, text_encoder: TextEncoder, encoder: FixedBatch[Encoded], generation: str
+    caption: Inputs, text_encoder: TextEncoder, encoder: FixedBatch[Inputs], generation: str
 ) -> str:
     """Return the key of a caption's row; captions of equal tokens share one."""
     return row_key(
-        ids=caption.ids,
-        mask=caption.mask,
+        ids=caption[0].tolist(),
+        mask=caption[1].tolist(),
         layers=list(text_encoder.layers),
         generation=generation,
         **encoder.parts,
     )
 
 
-def caption_encoder(text_encoder: TextEncoder, digest: str, params: Params) -> FixedBatch[Encoded]:
-    """Return the encoder of tokens (2, L): ids and mask."""
+def caption_encoder(text_encoder: TextEncoder, digest: str, params: Params) -> FixedBatch[Inputs]:
+    """Return the encoder of tokens (2, L): ids and mask of all tokenizers, one after the other."""
 
     def encode_batch(batch: Inputs) -> dict[str, Array]:
         ids, mask = torch.from_numpy(batch).unbind(1)
@@ -109,7 +112,7 @@ def caption_encoder(text_encoder: TextEncoder, digest: str, params: Params) -> F
         return {name: values.float().numpy() for name, values in rows.items()}
 
     return FixedBatch(
-        prepare=tokens,
+        prepare=lambda caption: caption,
         encode=encode_batch,
         size=params.batch_size,
         threads=params.threads,
@@ -117,9 +120,9 @@ def caption_encoder(text_encoder: TextEncoder, digest: str, params: Params) -> F
     )
 
 
-def tokens(caption: Encoded) -> Inputs:
+def tokens(tokenizer: PromptTokenizer, caption: str) -> Inputs:
     """Stack ids and mask as int64 (2, L)."""
-    return np.array([caption.ids, caption.mask], dtype=np.int64)
+    return np.array(tokenizer.tokens(caption), dtype=np.int64)
 
 
 if __name__ == "__main__":

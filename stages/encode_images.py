@@ -13,7 +13,8 @@ import torch
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
 from stages import launch, pixels
-from stages.artifacts import read_json, read_table
+from stages.artifacts import read_table
+from stages.base_record import read_record
 from stages.params.read import key
 from stages.rows import fill
 from stages.rows.encoding import Count, FixedBatch, Inputs, Wanted
@@ -22,7 +23,7 @@ from stages.rows.layout import Array
 from stages.rows.location import store_root
 from stages.rows.table import RowTable
 from stages.rows.writing import Manifest
-from stages.tables import to_table
+from stages.tables import SIZES, to_table
 
 STAGE = "encode_images"
 PROBE_CELLS = 8  # side of the probe picture in latent cells
@@ -55,9 +56,9 @@ class Artifacts:
 def run(params: Params, artifacts: Artifacts = Artifacts(), fill_only: bool = False) -> None:
     """Encode the pictures whose rows the store lacks, and write the keys of all rows."""
     launch.use_threads(params.threads)
-    base = read_json(artifacts.vae)
-    autoencoder = load_autoencoder(Path(base["path"]), getattr(torch, params.dtype))
-    count = encode(autoencoder, base["digest"], params, artifacts, fill_only)
+    base = read_record(artifacts.vae)
+    autoencoder = load_autoencoder(base.folders["vae"], getattr(torch, params.dtype))
+    count = encode(autoencoder, base.digest, params, artifacts, fill_only)
     print(count)  # noqa: T201
 
 
@@ -83,7 +84,7 @@ def encode(
         rows.append(
             {column: picture[column] for column in ("sample_id", "split", "bucket")}
             | {"key": name, "table": table, "height": height, "width": width}
-            | {"channels": autoencoder.latent_channels}
+            | {"channels": autoencoder.latent_channels, **sizes(picture)}
         )
     metadata = {"encoder": digest, "family": params.family, **generation.to_metadata()}
     tables = [
@@ -91,6 +92,12 @@ def encode(
         for table, items in sorted(wanted.items())
     ]
     return manifest.complete(root, to_table(rows, "latents"), metadata, tables, encoder)
+
+
+def sizes(picture: Bucketed) -> dict[str, int]:
+    """Return what SDXL is told of a picture, the columns SIZES."""
+    target = {"target_height": picture["height"], "target_width": picture["width"]}
+    return {name: picture[name] for name in SIZES if name in picture} | target
 
 
 def picture_key(picture: Bucketed, encoder: FixedBatch[Bucketed], generation: str) -> str:

@@ -10,13 +10,7 @@ from pathlib import Path
 from stages import launch
 from stages.artifacts import read_json, write_csv, write_json
 from stages.contact_sheet import Cell, Section, write_sheet
-from stages.generation import (
-    Picture,
-    Sampling,
-    component_folders,
-    generate,
-    load_generator,
-)
+from stages.generation import Picture, Sampling, base_records, generate, load_generator
 from stages.judges import JUDGES, Examination
 from stages.judges.verdict import Question, Reading
 from stages.params.outputs import Evaluate
@@ -38,7 +32,9 @@ class Params:
     family: str = key("model.type")
     dtype: str = key("model.dtype")
     evaluate: Evaluate = key("evaluate")
+    guidance: float | None = key("sample.guidance")
     shift: float | None = key("sample.shift")
+    sampler: str | None = key("sample.sampler")
     threads: int = key("hardware.threads")
     tracking: Tracking = key("tracking", tracked=False)
 
@@ -47,7 +43,7 @@ class Params:
 class Artifacts:
     """The trained model, and what is found out about it."""
 
-    transformer: Path = Path("data/train/transformer")
+    denoiser: Path = Path("data/train/denoiser")
     summary: Path = Path("data/train/summary.json")
     base: Path = Path("data/base")
     metrics: Path = Path("data/evaluate/metrics.json")
@@ -111,10 +107,12 @@ def judge_folder(evaluate: Evaluate) -> Path:
 def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
     """Generate a picture for each question and let the judge read it."""
     launch.use_threads(params.threads)
-    folders = component_folders(artifacts.transformer, artifacts.base)
-    generator = load_generator(params.family, folders, params.dtype)
+    records = base_records(artifacts.base)
+    generator = load_generator(params.family, artifacts.denoiser, records, params.dtype)
     asked = params.evaluate
-    sampling = Sampling(asked.steps, asked.cfg_scale, asked.seed, params.shift)
+    sampling = Sampling(
+        asked.steps, asked.cfg_scale, asked.seed, params.guidance, params.shift, params.sampler
+    )
     pictures = generate(generator, exam.questions, sampling, "evaluate")
     readings = exam.read(pictures)
     metrics = exam.metrics(readings)

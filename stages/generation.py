@@ -15,16 +15,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
-from modelzoo.families import Denoiser, family
-from modelzoo.process.samplers import euler, guided, shifted_sigmas
-from modelzoo.text_encoders import Tokenizer, load_text_encoder, load_tokenizer
+from modelzoo.denoiser import Denoiser, load_denoiser
+from modelzoo.families import family
+from modelzoo.process.processes import Process, process_of
+from modelzoo.process.samplers import guided
+from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
 from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages.artifacts import read_json
+from stages.base_record import Record, read_record
+from stages.tokenizers import open_tokenizers
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
-Sigmas = Callable[[int, int], Tensor]  # steps, image tokens -> (steps + 1,) from 1 to 0
 
-BASE_PARTS = ("vae", "text_encoder", "tokenizer")
+BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "scheduler")  # beside the denoiser
 MAX_BATCH = 16  # pictures a call; bits depend on it, so it is fixed for each size
 BATCH_PIXELS = 1024 * 1024  # a call makes fewer pictures if they are large
 
@@ -55,31 +58,38 @@ class Sampling:
     steps: int
     cfg_scale: float  # classifier-free guidance; 1 is none
     seed: int
-    shift: float | None  # of the sampler's t; None: the family's own schedule
+    guidance: float | None = None  # told to models that embed it; None: as the model is sampled
+    shift: float | None = None  # of the sampler's t; None: the model's own schedule
+    sampler: str | None = None  # None: the model's own
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A denoiser with the tokenizer, text encoder and autoencoder that belong to it."""
+    """A denoiser with the tokenizers, text encoders and autoencoder that belong to it."""
 
     denoiser: Denoiser
     autoencoder: Autoencoder
     text_encoder: TextEncoder
-    tokenizer: Tokenizer
-    own_sigmas: Sigmas
+    tokenizer: PromptTokenizer
+    process: Process
     dtype: torch.dtype
     device: torch.device
 
-    def context(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Encode prompts as text rows, each (B, ...)."""
-        encoded = [self.tokenizer.ids(prompt) for prompt in prompts]
-        ids = torch.tensor([one.ids for one in encoded], device=self.device)
-        mask = torch.tensor([one.mask for one in encoded], device=self.device)
-        return self.text_encoder.encode_rows(ids, mask)
+    def conditions(self, prompts: Sequence[str], width: int, height: int) -> dict[str, Tensor]:
+        """Give what stands for prompts: the text encoders' rows, and the size of the pictures."""
+        ids, mask = (
+            torch.tensor(flat, device=self.device)
+            for flat in zip(*(self.tokenizer.tokens(prompt) for prompt in prompts), strict=True)
+        )
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device)
+        text = self.text_encoder.encode_rows(ids, mask)
+        return {**text, "sizes": sizes.expand(len(prompts), -1)}
 
-    def predictor(self, text_rows: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        """Give the velocity under `text_rows` as a function of noisy latents and t, in float32."""
-        conditioning = self.denoiser.conditioning(text_rows)
+    def predictor(
+        self, conditions: Mapping[str, Tensor], guidance: float | None = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Give the prediction as a function of noisy latents and t, in float32."""
+        conditioning = self.denoiser.conditioning(conditions, guidance)
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
             return self.denoiser.predict(noisy.to(self.dtype), t, conditioning).float()
@@ -91,14 +101,15 @@ class Generator:
         return self.autoencoder.decode(latents.to(self.dtype)).float()
 
 
-def component_folders(transformer: Path, base: Path) -> dict[str, Path]:
-    """Give the folder of each component: the trained transformer, and what `base` names."""
-    folders = {part: Path(read_json(base / f"{part}.json")["path"]) for part in BASE_PARTS}
-    return {"transformer": transformer, **folders}
+def base_records(base: Path) -> dict[str, Record]:
+    """Read the record of each frozen component."""
+    return {name: read_record(base / f"{name}.json") for name in BASE_COMPONENTS}
 
 
-def load_generator(family_name: str, folders: Mapping[str, Path], dtype: str) -> Generator:
-    """Load the components from their folders, every key used.
+def load_generator(
+    family_name: str, denoiser: Path, components: Mapping[str, Record], dtype: str
+) -> Generator:
+    """Load the denoiser of a folder and the frozen components, every key used.
 
     Raises:
         FileNotFoundError: A component is not there.
@@ -107,16 +118,20 @@ def load_generator(family_name: str, folders: Mapping[str, Path], dtype: str) ->
     torch_dtype: torch.dtype = getattr(torch, dtype)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as accelerate chooses
     kind = family(family_name)
-    denoiser = kind.load_denoiser(folders["transformer"], torch_dtype)
-    denoiser.transformer.eval().requires_grad_(False).to(device)
-    tokenizer = load_tokenizer(folders["tokenizer"])
-    text_encoder = load_text_encoder(folders["text_encoder"], tokenizer, torch_dtype)
+    loaded = load_denoiser(kind.denoiser, denoiser, torch_dtype)
+    loaded.network.eval().requires_grad_(False).to(device)
+    tokenizer = open_tokenizers(family_name, components["tokenizer"])
+    text = components["text_encoder"]
+    text_encoder = load_text_encoders(
+        family_name, text.folders, tokenizer, torch_dtype, text.settings["zero_empty"]
+    )
+    vae, scheduler = (components[name].folders[name] for name in ("vae", "scheduler"))
     return Generator(
-        denoiser=denoiser,
-        autoencoder=load_autoencoder(folders["vae"], torch_dtype).to(device),
+        denoiser=loaded,
+        autoencoder=load_autoencoder(vae, torch_dtype).to(device),
         text_encoder=text_encoder.to(device),
         tokenizer=tokenizer,
-        own_sigmas=kind.sigmas,
+        process=process_of(read_json(scheduler / "scheduler_config.json"), family_name),
         dtype=torch_dtype,
         device=device,
     )
@@ -138,13 +153,12 @@ def generate(
         name: What the progress bar and errors say, such as `sample.prompts`.
 
     Raises:
-        ValueError: A size is no multiple of the autoencoder's cells.
+        ValueError: A size is no multiple of the model's cells.
     """
-    check_sizes(prompts, generator.autoencoder.spatial_factor, name)
+    check_sizes(prompts, generator.autoencoder.spatial_factor * generator.denoiser.patch, name)
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_size.setdefault((prompt.width, prompt.height), []).append(index)
-    empty = generator.context([""]) if sampling.cfg_scale != 1 else {}
     pictures: dict[int, Picture] = {}
     with tqdm(total=len(prompts), desc=name, unit="picture") as bar:
         for (width, height), indices in by_size.items():
@@ -152,7 +166,7 @@ def generate(
             for start in range(0, len(indices), size):
                 chunk = indices[start : start + size]
                 filled = chunk + [chunk[-1]] * (size - len(chunk))
-                made = _batch(generator, [(i, prompts[i]) for i in filled], empty, sampling)
+                made = _batch(generator, [(i, prompts[i]) for i in filled], sampling)
                 pictures.update(zip(chunk, made, strict=False))
                 bar.update(len(chunk))
     return [pictures[index] for index in range(len(prompts))]
@@ -169,7 +183,7 @@ def check_sizes(prompts: Sequence[Prompt], factor: int, name: str) -> None:
             nearest = [max(factor, round(s / factor) * factor) for s in _size(prompt)]
             raise ValueError(
                 f"{name}[{index}]: {prompt.width}x{prompt.height} pixels are not multiples of "
-                f"{factor}, the autoencoder's cells: use {nearest[0]}x{nearest[1]}"
+                f"{factor}, the model's cells: use {nearest[0]}x{nearest[1]}"
             )
 
 
@@ -194,22 +208,28 @@ def to_pictures(pixels: Tensor) -> list[Picture]:
 def _batch(
     generator: Generator,
     batch: Sequence[tuple[int, Prompt]],
-    empty: Mapping[str, Tensor],
     sampling: Sampling,
 ) -> list[Picture]:
     width, height = _size(batch[0][1])
     factor = generator.autoencoder.spatial_factor
     shape = (generator.autoencoder.latent_channels, height // factor, width // factor)
     noise = torch.stack([starting_noise(sampling.seed, index, shape) for index, _ in batch])
-    if sampling.shift is None:
-        sigmas = generator.own_sigmas(sampling.steps, shape[1] * shape[2])
-    else:
-        sigmas = shifted_sigmas(sampling.steps, sampling.shift)
-    predict = generator.predictor(generator.context([prompt.prompt for _, prompt in batch]))
-    if empty:
+    conditions = generator.conditions([prompt.prompt for _, prompt in batch], width, height)
+    predict = generator.predictor(conditions, sampling.guidance)
+    if sampling.cfg_scale != 1:
+        empty = generator.conditions([""], width, height)
         repeated = {name: row.expand(len(batch), *row.shape[1:]) for name, row in empty.items()}
-        predict = guided(predict, generator.predictor(repeated), sampling.cfg_scale)
-    return to_pictures(generator.decode(euler(predict, noise.to(generator.device), sigmas)))
+        unconditional = generator.predictor(repeated, sampling.guidance)
+        predict = guided(predict, unconditional, sampling.cfg_scale)
+    latents = generator.process.sample(
+        predict,
+        noise.to(generator.device),
+        sampling.steps,
+        num_tokens=generator.denoiser.num_tokens(shape[1], shape[2]),
+        shift=sampling.shift,
+        sampler=sampling.sampler,
+    )
+    return to_pictures(generator.decode(latents))
 
 
 def _size(prompt: Prompt) -> tuple[int, int]:

@@ -9,13 +9,7 @@ from pathlib import Path
 from stages import launch
 from stages.artifacts import read_json
 from stages.contact_sheet import Cell, Section, write_sheet
-from stages.generation import (
-    Picture,
-    Sampling,
-    component_folders,
-    generate,
-    load_generator,
-)
+from stages.generation import Picture, Sampling, base_records, generate, load_generator
 from stages.params.outputs import Prompt, Sample
 from stages.params.read import key
 from stages.params.tracking import Tracking
@@ -38,7 +32,7 @@ class Params:
 class Artifacts:
     """The trained model and the grid."""
 
-    transformer: Path = Path("data/train/transformer")
+    denoiser: Path = Path("data/train/denoiser")
     summary: Path = Path("data/train/summary.json")
     base: Path = Path("data/base")
     grid: Path = Path("data/sample/grid.png")
@@ -51,10 +45,12 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         ValueError: A prompt asks for a size that the autoencoder cannot make.
     """
     launch.use_threads(params.threads)
-    folders = component_folders(artifacts.transformer, artifacts.base)
-    generator = load_generator(params.family, folders, params.dtype)
+    records = base_records(artifacts.base)
+    generator = load_generator(params.family, artifacts.denoiser, records, params.dtype)
     asked = params.sample
-    sampling = Sampling(asked.steps, asked.cfg_scale, asked.seed, asked.shift)
+    sampling = Sampling(
+        asked.steps, asked.cfg_scale, asked.seed, asked.guidance, asked.shift, asked.sampler
+    )
     pictures = generate(generator, asked.prompts, sampling, "sample.prompts")
     title = f"{params.name}: {asked.steps} steps, cfg {asked.cfg_scale:g}, seed {asked.seed}"
     write_sheet(artifacts.grid, title, sections(asked.prompts, pictures))

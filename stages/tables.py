@@ -7,7 +7,17 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"  # of all tables: a changed column is a new version
+SCHEMA_VERSION = "2"  # of all tables: a changed column is a new version
+
+
+SIZES = (  # what SDXL is told of a picture, in its order, pixels
+    "original_height",  # before resizing
+    "original_width",
+    "crop_top",  # of the crop's corner in the resized picture
+    "crop_left",
+    "target_height",  # of the crop, which is the bucket
+    "target_width",
+)
 
 
 def _schema(*columns: tuple[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
@@ -68,6 +78,7 @@ LATENTS = _schema(  # one row a sample, sorted by sample_id
     ("channels", pa.int32()),  # of the latent
     ("height", pa.int32()),  # of the latent, cells
     ("width", pa.int32()),  # of the latent, cells
+    *((name, pa.int32()) for name in SIZES),
 )
 PROMPTS = _schema(  # one row a distinct caption and one for "", sorted by caption
     ("caption", pa.string()),

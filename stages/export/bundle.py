@@ -1,28 +1,32 @@
-"""Assemble the diffusers folder of a model: the trained transformer and the base around it."""
+"""Assemble the diffusers folder of a model: the trained denoiser and the base around it."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from modelzoo.checkpoints.digest import component_digest
 from modelzoo.checkpoints.folder import DIFFUSERS_STEM, weight_files, write_json
 from stages.artifacts import read_json
+from stages.base_record import Part, read_record
 
-FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")
+FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")  # components
 INDEX = "model_index.json"
 
 
-def assemble(folder: Path, transformer: Path, base: Path, upstream: Mapping[str, str]) -> None:
+def assemble(
+    folder: Path, denoiser: Path, base: Path, name: str, upstream: Mapping[str, str]
+) -> None:
     """Write the diffusers folder.
 
     Args:
         folder: Where to; made here.
-        transformer: The trained weights.
+        denoiser: The trained weights.
         base: Holds a record (class, path, digest) of each component of the base.
+        name: Of the denoiser's folder in the layout.
         upstream: What the weights came from; goes into the header of the weight files.
 
     Raises:
@@ -30,37 +34,44 @@ def assemble(folder: Path, transformer: Path, base: Path, upstream: Mapping[str,
         ValueError: A component of the base is not what it was when training began.
     """
     folder.mkdir(parents=True)
-    write_json(_model_index(base), folder / INDEX)
-    _write_transformer(folder / "transformer", transformer, upstream)
-    for part in FROZEN:
-        record = read_json(base / f"{part}.json")
-        shutil.copytree(record["path"], folder / part)
-        if component_digest(folder / part) != record["digest"]:
+    parts = frozen_parts(base)
+    write_json(_model_index(base, {name, *parts}), folder / INDEX)
+    _write_denoiser(folder / name, denoiser, upstream)
+    for part, source in parts.items():
+        shutil.copytree(source.path, folder / part)
+        if component_digest(folder / part) != source.digest:
             raise ValueError(
-                f"{record['path']} has changed since {base}/{part}.json was written: run "
+                f"{source.path} has changed since the records in {base} were written: run "
                 "`dvc repro`, which checks the base and trains on what is there now"
             )
 
 
+def frozen_parts(base: Path) -> dict[str, Part]:
+    """Give every folder of the base that training leaves as it is."""
+    records = [read_record(base / f"{component}.json") for component in FROZEN]
+    return {name: part for record in records for name, part in record.parts.items()}
+
+
 def base_digests(base: Path) -> dict[str, str]:
-    """Give the digest of each component of the base."""
-    return {part: read_json(base / f"{part}.json")["digest"] for part in ("transformer", *FROZEN)}
+    """Give the digest of each folder of the base."""
+    parts = {**read_record(base / "denoiser.json").parts, **frozen_parts(base)}
+    return {name: part.digest for name, part in parts.items()}
 
 
-def _model_index(base: Path) -> dict[str, Any]:
+def _model_index(base: Path, kept: Set[str]) -> dict[str, Any]:
     """Give the base's own model_index.json, less components that are not exported."""
-    path = Path(read_json(base / "transformer.json")["path"]).parent / INDEX
+    (trained,) = read_record(base / "denoiser.json").folders.values()
+    path = trained.parent / INDEX
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there, but an export needs it: give model.pretrained_path a whole "
             "diffusers folder"
         )
     index: dict[str, Any] = read_json(path)
-    kept = {"transformer", *FROZEN}
     return {k: v for k, v in index.items() if k in kept or not isinstance(v, list)}
 
 
-def _write_transformer(folder: Path, source: Path, upstream: Mapping[str, str]) -> None:
+def _write_denoiser(folder: Path, source: Path, upstream: Mapping[str, str]) -> None:
     """Copy the weights with `upstream` in the header of each file."""
     folder.mkdir()
     metadata = {"format": "pt", **{f"diffbase.{name}": text for name, text in upstream.items()}}

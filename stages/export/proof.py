@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from modelzoo.checkpoints.digest import component_digest
 from modelzoo.checkpoints.folder import load_component
-from stages.artifacts import read_json
-from stages.export.bundle import FROZEN
-from stages.generation import Generator, component_folders, load_generator, starting_noise
+from stages.base_record import Record, read_record
+from stages.export.bundle import frozen_parts
+from stages.generation import Generator, base_records, load_generator, starting_noise
 
 TOLERANCE = 1e-6  # largest difference of a prediction or pixel between training's files and export
 PROMPTS = ("", "a proof of the export")
@@ -20,38 +21,48 @@ TIMES = (0.25, 0.75)  # of the two noisy pictures
 CELLS = 4  # latent cells along a side of the noisy pictures
 
 
-def prove(exported: Path, transformer: Path, base: Path, family: str, dtype: str) -> dict[str, Any]:
+def prove(exported: Path, denoiser: Path, base: Path, family: str, dtype: str) -> dict[str, Any]:
     """Load the exported folder through its own format and compare it with what it was made from.
 
     Raises:
         ValueError: A key is missing or surplus, predictions differ, or no weight was changed by
             training.
     """
-    changed, total = count_changed(
-        exported / "transformer", Path(read_json(base / "transformer.json")["path"])
-    )
-    parts = ("transformer", *FROZEN)
-    loaded = load_generator(family, {part: exported / part for part in parts}, dtype)
-    original = load_generator(family, component_folders(transformer, base), dtype)
+    ((name, untrained),) = read_record(base / "denoiser.json").folders.items()
+    changed, total = count_changed(exported / name, untrained)
+    records = base_records(base)
+    copies = {component: _moved(record, exported) for component, record in records.items()}
+    loaded = load_generator(family, exported / name, copies, dtype)
+    original = load_generator(family, denoiser, records, dtype)
     differences = {
-        name: float((one - other).abs().max())
-        for (name, one), other in zip(
+        output: float((one - other).abs().max())
+        for (output, one), other in zip(
             _outputs(loaded).items(), _outputs(original).values(), strict=True
         )
     }
-    for name, difference in differences.items():
+    for output, difference in differences.items():
         if not difference <= TOLERANCE:  # NaN as well
             raise ValueError(
-                f"the exported folder gives another {name} than the trained weights (by "
+                f"the exported folder gives another {output} than the trained weights (by "
                 f"{difference:.3g}, allowed {TOLERANCE}): nothing was exported; report this"
             )
     return {
         "format": "diffusers",
-        "digests": {part: component_digest(exported / part) for part in parts},
+        "digests": {
+            part: component_digest(exported / part) for part in (name, *frozen_parts(base))
+        },
         "tensors": total,
         "tensors_changed_by_training": changed,
         "largest_difference": differences,
     }
+
+
+def _moved(record: Record, exported: Path) -> Record:
+    """Return the record with its folders' copies in the export."""
+    parts = {
+        name: dataclasses.replace(part, path=exported / name) for name, part in record.parts.items()
+    }
+    return dataclasses.replace(record, parts=parts)
 
 
 def count_changed(trained: Path, base: Path) -> tuple[int, int]:
@@ -81,5 +92,6 @@ def _outputs(generator: Generator) -> dict[str, Tensor]:
     noise = torch.stack([starting_noise(0, index, shape) for index in range(len(PROMPTS))])
     noisy = noise.to(generator.device)
     t = torch.tensor(TIMES, device=generator.device)
-    prediction = generator.predictor(generator.context(PROMPTS))(noisy, t)
+    side = CELLS * generator.autoencoder.spatial_factor
+    prediction = generator.predictor(generator.conditions(PROMPTS, side, side))(noisy, t)
     return {"prediction": prediction, "picture": generator.decode(noisy)}

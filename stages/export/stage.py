@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelzoo.families import family
 from stages import launch
 from stages.artifacts import read_json, sha256_file, staging, write_json
 from stages.export.bundle import assemble, base_digests
@@ -32,7 +33,7 @@ class Params:
 class Artifacts:
     """What is exported, and what it came from."""
 
-    transformer: Path = Path("data/train/transformer")
+    denoiser: Path = Path("data/train/denoiser")
     summary: Path = Path("data/train/summary.json")
     images: Path = Path("data/images.parquet")
     base: Path = Path("data/base")
@@ -56,9 +57,10 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         "dataset_digest": sha256_file(artifacts.images),
         **{f"base.{part}": digest for part, digest in base_digests(artifacts.base).items()},
     }
+    kind = family(params.family)
     with staging(artifacts.export) as staged:
-        assemble(staged, artifacts.transformer, artifacts.base, upstream)
-        proof = prove(staged, artifacts.transformer, artifacts.base, params.family, params.dtype)
+        assemble(staged, artifacts.denoiser, artifacts.base, kind.folder, upstream)
+        proof = prove(staged, artifacts.denoiser, artifacts.base, params.family, params.dtype)
     write_json(artifacts.proof, {**proof, "upstream": upstream})
     found = find_run(params.tracking, fingerprint)
     run_id = found.run_id if isinstance(found, MlflowRun) else None

@@ -33,6 +33,8 @@ class Transformer:
     qk_norm: bool = True  # RMS norm of queries and keys
     mlp_ratio: float | None = number(None, above=0)  # width of the MLP over hidden_size
     axes_dims_rope: list[int] | None = number(None, at_least=2)  # rotary channels an axis, even
+    pos_embed_max_size: int | None = number(None, at_least=1)  # SD3: tokens along a side
+    dual_attention_layers: list[int] | None = number(None, at_least=0)  # SD3.5 medium's
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,13 @@ class Unet:
 
     in_channels: int = number(4, at_least=1)  # latent channels
     model_channels: int = number(320, at_least=1)  # channels of the first level
+    channel_mult: list[int] = number([1, 2, 4], at_least=1)  # channels a level / model_channels
+    num_res_blocks: int = number(2, at_least=1)  # residual blocks a level
     attention_resolutions: list[int] = number([4, 2], at_least=1)  # downsampling with attention
-    transformer_depth: list[int] = number([1, 2, 10], at_least=0)  # blocks a level
+    transformer_depth: list[int] = number([1, 2, 10], at_least=0)  # blocks a level, then the middle
+    num_head_channels: int = number(64, at_least=1)  # channels a head
     context_dim: int = number(2048, at_least=1)  # channels of the text context
+    norm_num_groups: int = number(32, at_least=1)  # of group norm; divides every level's channels
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ class T5:
 
     hidden_size: int = number(4096, at_least=1)  # channels
     num_layers: int = number(24, at_least=1)  # blocks
+    num_attention_heads: int = number(64, at_least=1)  # heads
+    head_dim: int = number(64, at_least=1)  # channels a head
+    intermediate_size: int = number(10240, at_least=1)  # width of the MLP
+    max_length: int | None = number(None, at_least=2)  # tokens a caption; null: the family's own
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,10 @@ class ClipL:
 
     hidden_size: int = number(768, at_least=1)  # channels
     num_layers: int = number(12, at_least=1)  # blocks
+    num_attention_heads: int = number(12, at_least=1)  # heads; they divide hidden_size
+    intermediate_size: int = number(3072, at_least=1)  # width of the MLP
+    projection_dim: int | None = number(None, at_least=1)  # of the pooled text; null: hidden_size
+    max_length: int = number(77, at_least=3)  # tokens a caption, marks included
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,10 @@ class ClipG:
 
     hidden_size: int = number(1280, at_least=1)  # channels
     num_layers: int = number(32, at_least=1)  # blocks
+    num_attention_heads: int = number(20, at_least=1)  # heads; they divide hidden_size
+    intermediate_size: int = number(5120, at_least=1)  # width of the MLP
+    projection_dim: int | None = number(None, at_least=1)  # of the pooled text; null: hidden_size
+    max_length: int = number(77, at_least=3)  # tokens a caption, marks included
 
 
 @dataclass(frozen=True)

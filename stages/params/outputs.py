@@ -21,10 +21,12 @@ class Sample:
     """The grid of sample pictures."""
 
     prompts: list[Prompt] = field(default_factory=list)  # the pictures of the grid, in order
-    steps: int = number(20, at_least=1)  # Euler steps a picture
+    steps: int = number(20, at_least=1)  # of the sampler
     cfg_scale: float = number(4.0, at_least=0)  # classifier-free guidance; 1 is none
     seed: int = number(1234, at_least=0, below=2**63)  # of the starting noise
-    shift: float | None = number(None, above=0)  # of the sampler's t; null: the family's own
+    guidance: float | None = number(None, at_least=0)  # told to models that embed it; null: theirs
+    shift: float | None = number(None, above=0)  # of the sampler's t; null: the model's own
+    sampler: str | None = choice(None, "euler", "ddim", "dpmpp_2m")  # null: the model's own
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Evaluate:
     judge_path: str | None = None  # the judge's folder; without a judge `use` writes train_path
     num_prompts: int | None = number(None, at_least=1)  # first prompts of the judge; null: all
     seed: int = number(99, at_least=0, below=2**63)  # of the starting noise and the judge's split
-    steps: int = number(20, at_least=1)  # Euler steps a picture
+    steps: int = number(20, at_least=1)  # of the sampler
     cfg_scale: float = number(4.0, at_least=0)  # classifier-free guidance; 1 is none
 
 

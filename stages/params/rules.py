@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from stages.params.config import Config
-from stages.params.model import Model, Qwen3, Transformer, Vae
+from stages.params.model import Mistral3, Model, Qwen3, TextEncoders, Transformer, Vae
 from stages.params.read import canonical
+
+NOISE = {"sdxl": "ddpm", "flux": "flow_matching", "flux2": "flow_matching", "sd3": "flow_matching"}
+DENOISERS = {"sdxl": "unet", "flux": "transformer", "flux2": "transformer", "sd3": "transformer"}
+ENCODERS = {  # text encoders of a family; FLUX.2 has one of two
+    "sdxl": ("clip_l", "clip_g"),
+    "flux": ("clip_l", "t5"),
+    "flux2": ("qwen3", "mistral3"),
+    "sd3": ("clip_l", "clip_g", "t5"),
+}
 
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
-    "model.type": ("flux2",),
-    "model.scheduler.type": ("flow_matching",),
     "training.method": ("full_finetune",),
-    "training.objective.type": ("flow_matching",),
     "data.cache_latents": (True,),
     "hardware.mixed_precision": ("no", "bf16"),
 }
@@ -34,6 +41,7 @@ def broken(config: Config) -> Iterator[str]:
     """Yield each broken rule as a sentence that names its keys."""
     yield from _unavailable(canonical(config))
     yield from _incomplete(config)
+    yield from _family(config)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
 
@@ -63,7 +71,7 @@ def _incomplete(config: Config) -> Iterator[str]:
     if model.pretrained_path is None and model.from_scratch is None:
         yield "model.pretrained_path and model.from_scratch are both null: give one of them"
     if model.from_scratch is not None:
-        for name in ("transformer", "vae", "text_encoder"):
+        for name in (DENOISERS[model.type], "vae", "text_encoder"):
             if getattr(model, name) is None:
                 yield f"model.{name} is null, but model.from_scratch needs its sizes: give them"
     if training.epochs is None and training.steps is None:
@@ -80,6 +88,37 @@ def _incomplete(config: Config) -> Iterator[str]:
         yield "sample.prompts is empty: give at least one {prompt, width, height}"
 
 
+def _family(config: Config) -> Iterator[str]:
+    """Hold the sections of the model, its noise and its objective to what the family has."""
+    model = config.model
+    noise, denoiser = NOISE[model.type], DENOISERS[model.type]
+    kinds = {
+        "model.scheduler.type": model.scheduler.type,
+        "training.objective.type": config.training.objective.type,
+    }
+    for key, given in kinds.items():
+        if given != noise:
+            yield f"{key}: {given!r} given, but model.type {model.type!r} has {noise!r}: set that"
+    if noise == "ddpm" and config.training.objective.shift != 1:
+        yield (
+            f"training.objective.shift: {config.training.objective.shift:g} given, but the times "
+            "of ddpm have none: set 1"
+        )
+    for other in {*DENOISERS.values()} - {denoiser}:
+        if getattr(model, other) is not None:
+            yield (
+                f"model.{other} is given, but model.type {model.type!r} has model.{denoiser}: "
+                f"set model.{other} to null"
+            )
+    allowed = ENCODERS[model.type]
+    for field in dataclasses.fields(TextEncoders):
+        if getattr(model.text_encoder, field.name, None) is not None and field.name not in allowed:
+            yield (
+                f"model.text_encoder.{field.name} is given, but model.type {model.type!r} has "
+                f"{' and '.join(allowed)}: set it to null"
+            )
+
+
 def _model_sizes(model: Model) -> Iterator[str]:
     if model.transformer is not None:
         yield from _transformer_sizes(model.transformer)
@@ -87,17 +126,15 @@ def _model_sizes(model: Model) -> Iterator[str]:
         yield from _vae_sizes(model.vae)
     if model.transformer is not None and model.vae is not None:
         channels = 4 * model.vae.latent_channels
-        if model.type in ("flux", "flux2") and model.transformer.in_channels != channels:
+        if model.transformer.in_channels != channels:
             yield (
                 f"model.transformer.in_channels: {model.transformer.in_channels} given, 4 x "
                 f"model.vae.latent_channels ({channels}) expected"
             )
-    encoders = model.text_encoder
-    if model.type == "flux2" and encoders is not None:
-        if encoders.qwen3 is None:
-            yield "model.text_encoder.qwen3 is null, but it is the only encoder FLUX.2 has here yet"
-        else:
-            yield from _qwen3_sizes(encoders.qwen3)
+    if model.text_encoder is not None:
+        for name in ("qwen3", "mistral3"):
+            if (sizes := getattr(model.text_encoder, name)) is not None:
+                yield from _decoder_sizes(sizes, f"model.text_encoder.{name}")
 
 
 def _transformer_sizes(sizes: Transformer) -> Iterator[str]:
@@ -122,27 +159,27 @@ def _vae_sizes(sizes: Vae) -> Iterator[str]:
         )
 
 
-def _qwen3_sizes(sizes: Qwen3) -> Iterator[str]:
+def _decoder_sizes(sizes: Qwen3 | Mistral3, name: str) -> Iterator[str]:
     layers = sizes.output_layers
     if not layers or max(layers) > sizes.num_layers or sorted(set(layers)) != layers:
         yield (
-            f"model.text_encoder.qwen3.output_layers: {layers} given, rising numbers up to "
+            f"{name}.output_layers: {layers} given, rising numbers up to "
             f"num_layers ({sizes.num_layers}) expected"
         )
     if sizes.num_attention_heads % sizes.num_key_value_heads:
         yield (
-            f"model.text_encoder.qwen3.num_attention_heads: {sizes.num_attention_heads} given, a "
+            f"{name}.num_attention_heads: {sizes.num_attention_heads} given, a "
             f"multiple of num_key_value_heads ({sizes.num_key_value_heads}) expected"
         )
     if sizes.head_dim % 2:
-        yield f"model.text_encoder.qwen3.head_dim: {sizes.head_dim} given, an even number expected"
+        yield f"{name}.head_dim: {sizes.head_dim} given, an even number expected"
 
 
 def _picture_sizes(config: Config) -> Iterator[str]:
     """Hold every side to whole latent cells of the autoencoder, as far as its sizes are given."""
     if config.model.vae is None:
         return
-    cell = 2 * 2 ** (len(config.model.vae.block_out_channels) - 1)
+    cell = 2 ** (len(config.model.vae.block_out_channels) - 1) * _cells(config.model)
     sides = {"data.bucket_resolution_steps": config.data.bucket_resolution_steps}
     for index, prompt in enumerate(config.sample.prompts):
         sides[f"sample.prompts[{index}].width"] = prompt.width
@@ -150,6 +187,13 @@ def _picture_sizes(config: Config) -> Iterator[str]:
     for key, pixels in sides.items():
         if pixels % cell:
             yield (
-                f"{key}: {pixels} given, a multiple of {cell} expected (pixels of a latent cell, "
-                f"from the {len(config.model.vae.block_out_channels)} levels of model.vae)"
+                f"{key}: {pixels} given, a multiple of {cell} expected (pixels of a token, from "
+                f"the {len(config.model.vae.block_out_channels)} levels of model.vae)"
             )
+
+
+def _cells(model: Model) -> int:
+    """Give the latent cells that a side must divide into: those of a token, or of the UNet."""
+    if model.type != "sdxl":
+        return 2
+    return 2 ** (len(model.unet.channel_mult) - 1) if model.unet else 1

@@ -35,6 +35,7 @@ class Objective:
     type: str = choice("flow_matching", "flow_matching", "ddpm")  # kind of noise process
     timestep_sampling: str = choice("logit_normal", "uniform", "logit_normal")  # law of t
     shift: float = number(1.0, above=0)  # of t; above 1 trains more near pure noise
+    guidance: float = number(1.0, at_least=0)  # told to models that embed it; 1 is none
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Training:
     lr_schedule: LrSchedule = LrSchedule()  # the learning rate over the steps
     objective: Objective = Objective()  # what is learned
     caption_dropout: float = number(0.1, at_least=0, at_most=1)  # share of visits with no caption
+    posterior: str = choice("mean", "mean", "sample")  # of the autoencoder, as latents
     max_grad_norm: float = number(1.0, above=0)  # longer gradients are shortened to it
     ema: Ema | None = None  # null: the trained weights themselves are kept
     validation: Validation = Validation()  # the watched loss

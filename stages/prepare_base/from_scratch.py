@@ -9,7 +9,8 @@ from typing import Any
 from modelzoo import families
 from modelzoo.autoencoders import init_autoencoder, save_autoencoder
 from modelzoo.checkpoints.folder import write_json
-from modelzoo.text_encoders import init_text_encoder, train_tokenizer
+from modelzoo.denoiser import init_denoiser, save_denoiser
+from modelzoo.text_encoders import make_text_parts
 from stages.dataset_folder import Entry, list_dataset
 from stages.prepare_base.autoencoder import Schedule, fit_autoencoder, read_pictures
 
@@ -17,23 +18,16 @@ NAME = "model.from_scratch.dataset"
 
 
 def make_base(model: Mapping[str, Any], caption_extension: str, seed: int, folder: Path) -> None:
-    """Write tokenizer, text encoder, VAE, transformer and scheduler to `folder`.
+    """Write tokenizers, text encoders, VAE, denoiser and scheduler to `folder`.
 
-    The tokenizer and the VAE are trained on the dataset; the text encoder (random features) and
-    the transformer (what training starts from) are initialised from the seed.
+    The tokenizers and the VAE are trained on the dataset; the text encoders (random features) and
+    the denoiser (what training starts from) are initialised from the seed.
     """
     recipe, family = model["from_scratch"], families.family(model["type"])
     entries = usable(Path(recipe["dataset"]), caption_extension)
-    sizes = model["text_encoder"]["qwen3"]
-    train_tokenizer(
-        [entry.caption or "" for entry in entries],
-        recipe["vocab_size"],
-        sizes["max_length"],
-        folder / "tokenizer",
-    )
-    init_text_encoder(family.text_encoder_config(model), seed, folder / "text_encoder")
-    denoiser = family.init_denoiser(family.transformer_config(model), seed)
-    family.save_denoiser(denoiser, folder / "transformer")
+    make_text_parts(model, [entry.caption or "" for entry in entries], seed, folder)
+    denoiser = init_denoiser(family.denoiser, family.network_config(model), seed)
+    save_denoiser(denoiser, folder / family.folder)
     make_autoencoder(model, entries, seed, folder / "vae")
     (folder / "scheduler").mkdir()
     write_json(family.scheduler_config(model), folder / "scheduler" / "scheduler_config.json")

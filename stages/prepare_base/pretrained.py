@@ -10,7 +10,13 @@ import torch
 
 from modelzoo import families
 from modelzoo.autoencoders import load_autoencoder
-from modelzoo.text_encoders import load_text_encoder, load_tokenizer
+from modelzoo.create import create_model
+from modelzoo.text_encoders import (
+    TEXT_PARTS,
+    load_text_encoders,
+    load_tokenizers,
+    text_lengths,
+)
 from stages.artifacts import read_json
 
 INDEX = "model_index.json"
@@ -26,13 +32,19 @@ def check_base(model: Mapping[str, Any]) -> None:
     folder = Path(model["pretrained_path"])
     check_family(folder, model["type"])
     dtype = getattr(torch, model["dtype"])
-    families.create_model(model)
+    create_model(model)
     load_autoencoder(folder / "vae", dtype)
-    load_text_encoder(folder / "text_encoder", load_tokenizer(folder / "tokenizer"), dtype)
+    family = model["type"]
+    parts = [part for part in TEXT_PARTS[family] if (folder / part.encoder).is_dir()]
+    tokenizer = load_tokenizers(
+        family, {part.tokenizer: folder / part.tokenizer for part in parts}, text_lengths(model)
+    )
+    encoders = {part.encoder: folder / part.encoder for part in parts}
+    load_text_encoders(family, encoders, tokenizer, dtype)
 
 
 def check_family(folder: Path, family: str) -> None:
-    """Compare the transformer class that model_index.json names with the family's."""
+    """Compare the pipeline that model_index.json names with the family's."""
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(
             f"model.pretrained_path: {str(folder)!r} has no {INDEX}: give a folder in the "

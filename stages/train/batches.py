@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,7 @@ from torch import Tensor
 
 from stages.train.objectives import Objective
 from stages.train.randomness import generator
-from stages.train.samples import Samples
-
-Indices: TypeAlias = npt.NDArray[np.int64]
+from stages.train.samples import Indices, Samples
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Batch:
     latents: Tensor  # (B, C, H, W), unit variance
     noise: Tensor  # (B, C, H, W)
     t: Tensor  # (B,) in [0, 1]: 0 data, 1 noise
-    text: Mapping[str, Tensor]  # rows of the text encoder, each (B, ...)
+    conditions: Mapping[str, Tensor]  # rows of the text encoders and sizes, each (B, ...)
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -43,7 +40,7 @@ class Batch:
             latents=self.latents.to(device, non_blocking=True),
             noise=self.noise.to(device, non_blocking=True),
             t=self.t.to(device, non_blocking=True),
-            text={name: rows.to(device, non_blocking=True) for name, rows in self.text.items()},
+            conditions={k: v.to(device, non_blocking=True) for k, v in self.conditions.items()},
         )
 
 
@@ -124,6 +121,7 @@ class Batches:
     order: Order
     objective: Objective
     caption_dropout: float
+    posterior: str  # "mean" or "sample"
     seed: int
 
     def at(self, step: int) -> list[Batch]:
@@ -134,7 +132,7 @@ class Batches:
         """Make a batch; a sample's visit is its epoch, because an epoch has it once."""
         sample_ids = tuple(self.samples.sample_ids[i] for i in indices)
         captions = [self.samples.captions[i] for i in indices]
-        latents = self.samples.latents(indices)
+        latents = self._latents(indices, visit)
         noise = np.empty(latents.shape, np.float32)
         uniform = np.empty(len(indices), np.float64)
         for place, sample_id in enumerate(sample_ids):
@@ -148,8 +146,25 @@ class Batches:
             latents=torch.from_numpy(latents),
             noise=torch.from_numpy(noise),
             t=self.objective.times(torch.from_numpy(uniform)).float(),
-            text=self.samples.text(captions),
+            conditions=self.samples.conditions(indices, captions),
         )
+
+    def _latents(self, indices: Indices, visit: int) -> npt.NDArray[np.float32]:
+        """Return the posterior's mean, or a draw from it that belongs to the visit."""
+        rows = self.samples.latents(indices)
+        mean = rows["mean"]
+        if self.posterior == "mean":
+            return mean
+        if "logvar" not in rows:
+            raise ValueError(
+                f"training.posterior: {self.posterior!r} given, but this autoencoder keeps the "
+                "mean alone: set 'mean'"
+            )
+        draw = np.empty_like(mean)
+        for place, index in enumerate(indices):
+            random = generator(self.seed, self.samples.sample_ids[index], visit, "posterior")
+            random.standard_normal(dtype=np.float32, out=draw[place])
+        return mean + np.exp(0.5 * rows["logvar"]) * draw
 
 
 class Prefetch:

@@ -12,13 +12,30 @@ from typing import Any
 import torch
 
 import modelzoo
-from stages.artifacts import read_json, sha256_file
+from stages.artifacts import sha256_file
+from stages.base_record import read_record
 from stages.params.read import canonical
 from stages.params.training import Training
 
+UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never trains
+    "__init__.py",
+    "autoencoders",
+    "checkpoints/convert.py",
+    "checkpoints/digest.py",
+    "checkpoints/hub.py",
+    "checkpoints/layouts",
+    "checkpoints/single_file.py",
+    "create.py",
+    "process/ddpm_paths.py",
+    "process/defaults.py",
+    "process/processes.py",
+    "process/samplers.py",
+    "text_encoders",
+)
+
 
 def fingerprint(
-    tables: Iterable[Path], transformer: Path, training: Training, settings: Mapping[str, Any]
+    tables: Iterable[Path], base: Iterable[Path], training: Training, settings: Mapping[str, Any]
 ) -> str:
     """Hash the data, the base, the parameters and the code that training depends on (sha256 hex).
 
@@ -27,7 +44,7 @@ def fingerprint(
 
     Args:
         tables: The manifests of latents, prompts and captions.
-        transformer: The record of the base's transformer, with its digest.
+        base: The records of what of the base is trained or says how.
         training: The section `training`.
         settings: Whatever else changes the weights' bits: seed, dtype, precision, threads.
     """
@@ -35,7 +52,7 @@ def fingerprint(
     del counted["checkpoint"]
     parts = {
         "tables": {path.name: sha256_file(path) for path in tables},
-        "transformer": read_json(transformer)["digest"],
+        "base": {path.name: read_record(path).digest for path in base},
         "training": counted,
         "settings": canonical(settings),
         "code": _code_digest(),
@@ -50,12 +67,11 @@ def code() -> list[Path]:
     More would put a fingerprint into the outputs that changes while they stand.
     """
     trainer, models = Path(__file__).parent, Path(modelzoo.__file__).parent
-    encoders = (models / "autoencoders", models / "text_encoders", models / "__init__.py")
     return [
         path
         for package in (trainer, models)
         for path in sorted(package.rglob("*.py"))
-        if not any(path.is_relative_to(encoder) for encoder in encoders)
+        if not any(path.is_relative_to(models / unused) for unused in UNUSED)
     ]
 
 

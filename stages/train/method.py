@@ -7,14 +7,14 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from modelzoo.families import Denoiser
+from modelzoo.denoiser import Denoiser
 from stages.train.batches import Batch
 
 
 class Method(Protocol):
     """What learns, and how a batch becomes a loss; it owns no weights, no optimizer, no clock."""
 
-    def trainable(self, transformer: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    def trainable(self, network: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
         """Return the parameters that learn, with their names."""
         ...
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from modelzoo.process import flow_matching
+from modelzoo.process.ddpm import DdpmSchedule, discrete_t
 from stages.params import training
+
+Scheduler = Mapping[str, Any]  # content of a scheduler_config.json
 
 
 class Objective(Protocol):
     """A corruption of data and the regression target that undoes it."""
+
+    @property
+    def guidance(self) -> float:
+        """What a model that embeds guidance is told while it learns."""
+        ...
 
     def times(self, uniform: Tensor) -> Tensor:
         """Turn uniform numbers (B,) in [0, 1) into times (B,) in [0, 1]: 0 data, 1 noise."""
@@ -34,6 +42,11 @@ class FlowMatching:
 
     settings: training.Objective
 
+    @property
+    def guidance(self) -> float:
+        """Give the settings' value."""
+        return self.settings.guidance
+
     def times(self, uniform: Tensor) -> Tensor:
         """Sample by the settings' law and shift."""
         name, shift = self.settings.timestep_sampling, self.settings.shift
@@ -48,4 +61,43 @@ class FlowMatching:
         return flow_matching.velocity_target(data, noise)
 
 
-OBJECTIVES: Mapping[str, type[FlowMatching]] = {"flow_matching": FlowMatching}
+@dataclass(frozen=True)
+class Ddpm:
+    """Denoising diffusion: regress the noise, or v (Ho et al. 2020; Salimans and Ho 2022)."""
+
+    settings: training.Objective
+    schedule: DdpmSchedule
+
+    @property
+    def guidance(self) -> float:
+        """Give the settings' value."""
+        return self.settings.guidance
+
+    def times(self, uniform: Tensor) -> Tensor:
+        """Sample timesteps by the settings' law."""
+        return discrete_t(flow_matching.sample_t(self.settings.timestep_sampling, uniform))
+
+    def noisy(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mix data and noise as the schedule says."""
+        return self.schedule.add_noise(data, noise, t)
+
+    def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return what the schedule says the network predicts."""
+        return self.schedule.target(data, noise, t)
+
+
+def flow_matching_objective(settings: training.Objective, scheduler: Scheduler) -> Objective:
+    """Make the objective of models that predict a velocity."""
+    return FlowMatching(settings)
+
+
+def ddpm_objective(settings: training.Objective, scheduler: Scheduler) -> Objective:
+    """Make the objective of models that predict noise or v, with the base's own schedule."""
+    return Ddpm(settings, DdpmSchedule.from_dict(scheduler))
+
+
+# from the section `training.objective` and the base's scheduler_config.json
+OBJECTIVES: Mapping[str, Callable[[training.Objective, Scheduler], Objective]] = {
+    "flow_matching": flow_matching_objective,
+    "ddpm": ddpm_objective,
+}

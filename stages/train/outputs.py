@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modelzoo.families import Family
+from modelzoo.denoiser import save_denoiser
 from stages.artifacts import staging, write_csv, write_json
 from stages.tables import SCHEMA_VERSION
 from stages.train.history import History
@@ -33,12 +33,12 @@ class Report:
     visits: Mapping[str, int]  # how often each sample was trained on
 
 
-def write_outputs(folder: Path, family: Family, state: TrainState, report: Report) -> None:
+def write_outputs(folder: Path, state: TrainState, report: Report) -> None:
     """Write the folder `data/train` whole; nothing in it says when or where it was made."""
     with staging(folder) as staged:
         staged.mkdir()
         with state.evaluation() as denoiser:
-            family.save_denoiser(denoiser, staged / "transformer")
+            save_denoiser(denoiser, staged / "denoiser")
         _write_curves(staged / "curves", state.history, report.times)
         _write_ledger(staged / "ledger.parquet", report.visits)
         write_json(staged / "summary.json", _summary(state, report))
@@ -49,7 +49,7 @@ def _summary(state: TrainState, report: Report) -> dict[str, object]:
     return {
         "fingerprint": report.fingerprint,
         "num_images": len(report.visits),  # that could be trained on
-        "num_parameters": sum(p.numel() for p in state.transformer.parameters()),
+        "num_parameters": sum(p.numel() for p in state.network.parameters()),
         "steps": state.step,
         "val_loss": validations[-1].loss,
         "val_loss_base": validations[0].loss,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from stages.artifacts import extra_metadata, read_json, read_table
+from stages.artifacts import extra_metadata, read_table
+from stages.base_record import read_record
 from stages.rows.manifest import ManifestRows, open_latents, open_prompts
+from stages.tables import SIZES
+
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -23,21 +28,26 @@ class Samples:
 
     sample_ids: Sequence[str]
     captions: Sequence[str]
-    buckets: Mapping[str, npt.NDArray[np.int64]]  # places of the samples, by bucket
+    buckets: Mapping[str, Indices]  # places of the samples, by bucket
+    sizes: npt.NDArray[np.int32]  # (samples, 6), the columns SIZES
     latent_rows: ManifestRows
     prompt_rows: ManifestRows
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
-    def latents(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Return the latents (B, C, H, W) of samples of one bucket."""
-        return self.latent_rows.take([self.sample_ids[i] for i in indices])["mean"]
+    def latents(self, indices: Indices) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the "mean" and, where the autoencoder has one, the "logvar" of the latents.
 
-    def text(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return the text encoder's rows for these captions, each (B, ...)."""
+        Each is (B, C, H, W); the samples are of one bucket.
+        """
+        return self.latent_rows.take([self.sample_ids[i] for i in indices])
+
+    def conditions(self, indices: Indices, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return what a denoiser makes its conditioning of: rows of captions, sizes of pictures."""
         rows = self.prompt_rows.take(captions)
-        return {name: torch.from_numpy(values) for name, values in rows.items()}
+        text = {name: torch.from_numpy(values) for name, values in rows.items()}
+        return {**text, "sizes": torch.from_numpy(self.sizes[indices])}
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ def open_samples(manifests: Manifests, family: str, root: str) -> dict[str, Samp
             sample_ids=ids,
             captions=[caption_of[sample_id] for sample_id in ids],
             buckets=_group(part["bucket"].to_pylist()),
+            sizes=np.stack([part[name].to_numpy() for name in SIZES], axis=1),
             latent_rows=latent_rows,
             prompt_rows=prompt_rows,
         )
@@ -88,13 +99,13 @@ def open_samples(manifests: Manifests, family: str, root: str) -> dict[str, Samp
     return splits
 
 
-def _group(buckets: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+def _group(buckets: Sequence[str]) -> dict[str, Indices]:
     places = np.asarray(buckets)
     return {str(name): np.flatnonzero(places == name) for name in sorted(set(buckets))}
 
 
 def _refuse_other_encoder(path: Path, manifest: pa.Table, component: Path, family: str) -> None:
-    found, wanted = extra_metadata(manifest), read_json(component)["digest"]
+    found, wanted = extra_metadata(manifest), read_record(component).digest
     if found.get("family") != family:
         raise ValueError(
             f"{path} was written for the family {found.get('family')!r}, but model.type is "

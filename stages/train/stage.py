@@ -11,7 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from modelzoo import families
+from modelzoo.denoiser import load_denoiser
 from stages.artifacts import read_json, sha256_text
+from stages.base_record import read_record
 from stages.launch import use_threads
 from stages.params.read import key
 from stages.params.tracking import Tracking
@@ -59,7 +61,8 @@ class Artifacts:
     """Files in and out."""
 
     manifests: Manifests = Manifests()
-    transformer: Path = Path("data/base/transformer.json")
+    denoiser: Path = Path("data/base/denoiser.json")
+    scheduler: Path = Path("data/base/scheduler.json")
     images: Path = Path("data/images.parquet")  # for the dataset's digest in MLflow
     params: Path = Path("params.yaml")  # for the parameters in MLflow
     output: Path = Path("data/train")
@@ -72,7 +75,6 @@ class Trainer:
     params: Params
     artifacts: Artifacts
     fingerprint: str
-    family: families.Family
     state: TrainState
     method: Method
     batches: Batches
@@ -126,7 +128,7 @@ class Trainer:
         counts = self.batches.order.visits(self.plan.steps)
         visits = {name: counts[place] for place, name in enumerate(samples.sample_ids)}
         report = Report(self.fingerprint, self.validation.times, visits)
-        write_outputs(output, self.family, self.state, report)
+        write_outputs(output, self.state, report)
         for name in ("summary.json", "curves"):
             run.log_artifact(output / name, name.partition(".")[0])
 
@@ -155,8 +157,9 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     settings, root = params.training, store_root(params.store)
     digest = weights_fingerprint(params, artifacts)
     splits = open_samples(artifacts.manifests, params.family, root)
+    scheduler = read_record(artifacts.scheduler).folders["scheduler"] / "scheduler_config.json"
     objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
-        settings.objective
+        settings.objective, read_json(scheduler)
     )
     method = choose(METHODS, "training.method", settings.method)(objective)
     order = Order(
@@ -166,19 +169,18 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         seed=params.seed,
         epochs=settings.epochs,
     )
-    family = families.family(params.family)
     return Trainer(
         params=params,
         artifacts=artifacts,
         fingerprint=digest,
-        family=family,
-        state=create_state(params, artifacts, family, method),
+        state=create_state(params, artifacts, method),
         method=method,
         batches=Batches(
             samples=splits["train"],
             order=order,
             objective=objective,
             caption_dropout=settings.caption_dropout,
+            posterior=settings.posterior,
             seed=params.seed,
         ),
         plan=create_plan(settings, order.num_steps),
@@ -193,9 +195,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     )
 
 
-def create_state(
-    params: Params, artifacts: Artifacts, family: families.Family, method: Method
-) -> TrainState:
+def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainState:
     """Load the base and prepare it for this machine."""
     accelerator = Accelerator(mixed_precision=params.mixed_precision)
     if accelerator.num_processes > 1:
@@ -203,16 +203,17 @@ def create_state(
             f"stages.train was started as {accelerator.num_processes} processes, but it trains in "
             "one: start it without a launcher"
         )
-    settings, folder = params.training, Path(read_json(artifacts.transformer)["path"])
-    denoiser = family.load_denoiser(folder, getattr(torch, params.dtype))
-    transformer = denoiser.transformer.train()
-    transformer.gradient_checkpointing = params.gradient_checkpointing
-    trainable = dict(method.trainable(transformer))
+    settings, kind = params.training, families.family(params.family)
+    folder = read_record(artifacts.denoiser).folders[kind.folder]
+    denoiser = load_denoiser(kind.denoiser, folder, getattr(torch, params.dtype))
+    network = denoiser.network.train()
+    network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
+    trainable = dict(method.trainable(network))
     create = choose(OPTIMIZERS, "training.optimizer.type", settings.optimizer.type)
     optimizer = create(trainable.values(), settings.optimizer)
-    denoiser.transformer, optimizer = accelerator.prepare(transformer, optimizer)
+    denoiser.network, optimizer = accelerator.prepare(network, optimizer)
     decay = None if settings.ema is None else settings.ema.decay
-    return TrainState(denoiser, transformer, trainable, optimizer, accelerator, decay)
+    return TrainState(denoiser, network, trainable, optimizer, accelerator, decay)
 
 
 def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> str:
@@ -220,7 +221,7 @@ def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> s
     manifests = artifacts.manifests
     return fingerprint(
         tables=[manifests.latents, manifests.prompts, manifests.captions],
-        transformer=artifacts.transformer,
+        base=[artifacts.denoiser, artifacts.scheduler],
         training=params.training,
         settings={
             "seed": params.seed,

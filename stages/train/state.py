@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from modelzoo.families import Denoiser
+from modelzoo.denoiser import Denoiser
 from stages.train.history import History
 
 Tensors = Mapping[str, Tensor]
@@ -50,7 +50,7 @@ class TrainState:
     def __init__(
         self,
         denoiser: Denoiser,
-        transformer: nn.Module,
+        network: nn.Module,
         trainable: Mapping[str, nn.Parameter],
         optimizer: Any,
         accelerator: Accelerator,
@@ -60,13 +60,13 @@ class TrainState:
 
         Args:
             denoiser: The model object whose `predict` is trained, over the prepared module.
-            transformer: The module itself, without wrappers.
+            network: The module itself, without wrappers.
             trainable: Its parameters that learn, with their names, in the optimizer's order.
             optimizer: As `accelerator` has prepared it.
             accelerator: Runs backward, clipping and mixed precision.
             ema_decay: None keeps the trained weights themselves.
         """
-        self.denoiser, self.transformer = denoiser, transformer
+        self.denoiser, self.network = denoiser, network
         self.trainable = trainable
         self.optimizer, self.accelerator = optimizer, accelerator
         self.ema = None if ema_decay is None else Ema(self.trainable, ema_decay)
@@ -101,8 +101,8 @@ class TrainState:
     @contextmanager
     def evaluation(self) -> Iterator[Denoiser]:
         """Yield the denoiser as it will be kept: averaged, in evaluation mode, no gradients."""
-        was_training = self.transformer.training
-        self.transformer.eval()
+        was_training = self.network.training
+        self.network.eval()
         try:
             with torch.no_grad():
                 if self.ema is None:
@@ -111,16 +111,16 @@ class TrainState:
                     with self.ema.in_place():
                         yield self.denoiser
         finally:
-            self.transformer.train(was_training)
+            self.network.train(was_training)
 
     def kept_weights(self) -> dict[str, Tensor]:
         """Return the weights that training is for: the average where there is one."""
         with self.evaluation():
-            return {name: value.detach() for name, value in self.transformer.state_dict().items()}
+            return {name: value.detach() for name, value in self.network.state_dict().items()}
 
     def tensors(self) -> dict[str, Tensors]:
         """Return the tensors of a checkpoint, one mapping a file."""
-        files: dict[str, Tensors] = {"weights": self.transformer.state_dict()}
+        files: dict[str, Tensors] = {"weights": self.network.state_dict()}
         slots = self.optimizer.state_dict()["state"]
         files["optimizer"] = {
             f"{name}.{slot}": value
@@ -146,7 +146,7 @@ class TrainState:
         Raises:
             RuntimeError, KeyError: The tensors are not those of this model.
         """
-        self.transformer.load_state_dict(dict(files["weights"]))
+        self.network.load_state_dict(dict(files["weights"]))
         if self.ema is not None:
             for name, average in self.ema.average.items():
                 average.copy_(files["ema"][name])

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stages.train.batches import Batch, Indices
+from stages.train.batches import Batch
 from stages.train.history import ValidationRow
 from stages.train.method import Method
 from stages.train.randomness import generator
-from stages.train.samples import Samples
+from stages.train.samples import Indices, Samples
 from stages.train.state import TrainState
 
 
@@ -47,9 +47,10 @@ class Validation:
                 yield self._batch(chosen[start : start + self.batch_size], place, t).to(device)
 
     def _batch(self, indices: Indices, place: int, t: float) -> Batch:
-        latents = self.samples.latents(indices)
+        latents = self.samples.latents(indices)["mean"]
         noise = np.empty(latents.shape, np.float32)
         sample_ids = tuple(self.samples.sample_ids[i] for i in indices)
+        captions = [self.samples.captions[i] for i in indices]
         for row, sample_id in enumerate(sample_ids):
             random = generator("validation", sample_id, place)
             random.standard_normal(dtype=np.float32, out=noise[row])
@@ -58,5 +59,5 @@ class Validation:
             latents=torch.from_numpy(latents),
             noise=torch.from_numpy(noise),
             t=torch.full((len(indices),), t),
-            text=self.samples.text([self.samples.captions[i] for i in indices]),
+            conditions=self.samples.conditions(indices, captions),
         )

@@ -9,11 +9,17 @@ from modelzoo.checkpoints.config import LAYOUT_VERSION
 from modelzoo.flux.v2.config import Flux2Config
 
 # width of a context token where the parameters name no text encoder: three hidden states each
-CONTEXT_DIMS = {"dev": 15360, "klein-4b": 7680, "klein-9b": 12288}
+CONTEXT_DIMS = {
+    "dev": 15360,
+    "klein-4b": 7680,
+    "klein-base-4b": 7680,
+    "klein-9b": 12288,
+    "klein-base-9b": 12288,
+}
+DISTILLED = ("klein-4b", "klein-9b")  # drawn in four steps, without guidance
 TEXT_LAYERS = {"qwen3": (9, 18, 27), "mistral3": (10, 20, 30)}
-ROPE_THETA = 1_000_000.0  # of Qwen3
 
-TRANSFORMER_NEEDS = {
+NEEDS = {
     "hidden_size",
     "num_attention_heads",
     "num_layers",
@@ -21,16 +27,7 @@ TRANSFORMER_NEEDS = {
     "in_channels",
     "guidance_embeds",
 }
-TRANSFORMER_TAKES = TRANSFORMER_NEEDS | {"qk_norm", "mlp_ratio", "axes_dims_rope"}
-QWEN3_NEEDS = {
-    "hidden_size",
-    "num_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-}
-QWEN3_TAKES = QWEN3_NEEDS | {"max_length", "output_layers"}
+TAKES = NEEDS | {"qk_norm", "mlp_ratio", "axes_dims_rope"}
 
 
 def transformer_config(model: Mapping[str, Any]) -> Flux2Config:
@@ -39,7 +36,7 @@ def transformer_config(model: Mapping[str, Any]) -> Flux2Config:
     Raises:
         ValueError: The sizes contradict each other or ask for what FLUX.2 does not have.
     """
-    given = _section(model, "transformer", TRANSFORMER_NEEDS, TRANSFORMER_TAKES)
+    given = _transformer_section(model)
     if not given.pop("qk_norm", True):
         raise ValueError(
             "model.transformer.qk_norm: False is not possible, FLUX.2 always normalises queries "
@@ -61,19 +58,14 @@ def transformer_config(model: Mapping[str, Any]) -> Flux2Config:
     return Flux2Config.from_dict({**given, **values})
 
 
-def _section(
-    model: Mapping[str, Any], name: str, needs: set[str], takes: set[str]
-) -> dict[str, Any]:
-    """Take a section's keys that are not null, and check that they are the ones FLUX.2 has."""
-    section: Mapping[str, Any] = model
-    for part in name.split("."):
-        section = section.get(part) or {}
-    given = {k: v for k, v in section.items() if v is not None}
-    missing, unknown = sorted(needs - given.keys()), sorted(given.keys() - takes)
+def _transformer_section(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the keys that are not null, and check that they are the ones FLUX.2 has."""
+    given = {k: v for k, v in (model.get("transformer") or {}).items() if v is not None}
+    missing, unknown = sorted(NEEDS - given.keys()), sorted(given.keys() - TAKES)
     if missing or unknown:
         raise ValueError(
-            f"model.{name}: missing are {missing!r}, unknown are {unknown!r}; FLUX.2 takes "
-            f"{sorted(takes)!r}"
+            f"model.transformer: missing are {missing!r}, unknown are {unknown!r}; FLUX.2 takes "
+            f"{sorted(TAKES)!r}"
         )
     return given
 
@@ -105,28 +97,6 @@ def autoencoder_config(model: Mapping[str, Any]) -> dict[str, Any]:
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         **given,
-    }
-
-
-def text_encoder_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Read `model.text_encoder.qwen3` as the config.json of a Qwen3ForCausalLM to be made."""
-    given = _section(model, "text_encoder.qwen3", QWEN3_NEEDS, QWEN3_TAKES)
-    apart = ("num_layers", "max_length", "output_layers")
-    layers = given.get("output_layers") or TEXT_LAYERS["qwen3"]
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "vocab_size": model["from_scratch"]["vocab_size"],
-        "num_hidden_layers": given["num_layers"],
-        **{k: v for k, v in given.items() if k not in apart},
-        "hidden_act": "silu",
-        "max_position_embeddings": 40960,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": ROPE_THETA,
-        "attention_bias": False,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
-        "diffbase": {"output_layers": list(layers)},
     }
 
 
@@ -168,4 +138,4 @@ def model_index(model: Mapping[str, Any]) -> dict[str, Any]:
         index["text_encoder"] = ["transformers", "Mistral3ForConditionalGeneration"]
         index["tokenizer"] = ["transformers", "PixtralProcessor"]
         return index
-    return {**index, "is_distilled": False}
+    return {**index, "is_distilled": model.get("variant") in DISTILLED}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelzoo.families import Denoiser
+from modelzoo.denoiser import Denoiser
 from stages.train.batches import Batch
 from stages.train.objectives import Objective
 
@@ -19,15 +19,15 @@ class FullFinetune:
 
     objective: Objective
 
-    def trainable(self, transformer: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    def trainable(self, network: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
         """Return all parameters."""
-        return transformer.named_parameters()
+        return network.named_parameters()
 
     def loss(self, denoiser: Denoiser, batch: Batch) -> Tensor:
         """Return the mean squared error over the batch, in float32 whatever the weights are."""
         noisy = self.objective.noisy(batch.latents, batch.noise, batch.t)
-        dtype = next(denoiser.transformer.parameters()).dtype
-        conditioning = denoiser.conditioning(batch.text)
-        prediction = denoiser.predict(noisy.to(dtype), batch.t, conditioning)
+        guidance = self.objective.guidance if denoiser.embeds_guidance else None
+        conditioning = denoiser.conditioning(batch.conditions, guidance)
+        prediction = denoiser.predict(noisy.to(denoiser.dtype), batch.t, conditioning)
         target = self.objective.target(batch.latents, batch.noise, batch.t)
         return F.mse_loss(prediction.float(), target)
