@@ -12,12 +12,13 @@ from stages.params.read import canonical
 
 NOISE = {"sdxl": "ddpm", "flux": "flow_matching", "flux2": "flow_matching", "sd3": "flow_matching"}
 DENOISERS = {"sdxl": "unet", "flux": "transformer", "flux2": "transformer", "sd3": "transformer"}
-ENCODERS = {  # text encoders of a family; FLUX.2 has one of two
-    "sdxl": ("clip_l", "clip_g"),
-    "flux": ("clip_l", "t5"),
-    "flux2": ("qwen3", "mistral3"),
-    "sd3": ("clip_l", "clip_g", "t5"),
+ENCODERS = {  # places of a family's text encoders, each with what may stand there
+    "sdxl": (("clip_l",), ("clip_g",)),
+    "flux": (("clip_l",), ("t5",)),
+    "flux2": (("qwen3", "mistral3"),),
+    "sd3": (("clip_l",), ("clip_g",), ("t5",)),
 }
+OPTIONAL = {("sd3", "t5")}  # zeros stand for it where it is left out
 
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
@@ -42,6 +43,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from _unavailable(canonical(config))
     yield from _incomplete(config)
     yield from _family(config)
+    yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
 
@@ -110,12 +112,31 @@ def _family(config: Config) -> Iterator[str]:
                 f"model.{other} is given, but model.type {model.type!r} has model.{denoiser}: "
                 f"set model.{other} to null"
             )
-    allowed = ENCODERS[model.type]
-    for field in dataclasses.fields(TextEncoders):
-        if getattr(model.text_encoder, field.name, None) is not None and field.name not in allowed:
+
+
+def _text_encoders(model: Model) -> Iterator[str]:
+    """Hold the text encoders to the family's places, all filled where the base is made here."""
+    if model.text_encoder is None:
+        return
+    given = {
+        field.name
+        for field in dataclasses.fields(TextEncoders)
+        if getattr(model.text_encoder, field.name) is not None
+    }
+    places = ENCODERS[model.type]
+    for name in sorted(given - {kind for kinds in places for kind in kinds}):
+        yield (
+            f"model.text_encoder.{name} is given, but model.type {model.type!r} has "
+            f"{' and '.join(' or '.join(kinds) for kinds in places)}: set it to null"
+        )
+    if model.from_scratch is None:
+        return
+    for kinds in places:
+        count = len(given.intersection(kinds))
+        if count > 1 or (count == 0 and (model.type, kinds[0]) not in OPTIONAL):
             yield (
-                f"model.text_encoder.{field.name} is given, but model.type {model.type!r} has "
-                f"{' and '.join(allowed)}: set it to null"
+                f"model.text_encoder: {sorted(given)} given, but model.from_scratch of model.type "
+                f"{model.type!r} needs exactly one {' or '.join(kinds)}: give its sizes alone"
             )
 
 

@@ -66,8 +66,8 @@ def test_what_follows_from_other_keys_is_written(digits: Use) -> None:
 
 
 def test_an_alias_is_written_under_the_main_name_only(workspace: Path) -> None:
-    text = Path(DIGITS).read_text().replace("  learning_rate: 2.0e-3\n", "")
-    Path(DIGITS).write_text(text)
+    shared = Path("params/training/digits.yaml")
+    shared.write_text(shared.read_text().replace("  learning_rate: 2.0e-3\n", ""))
     config = use(Path(DIGITS), ["training.optimizer.lr=3e-4", "data.cache_dir=c"])
     assert (config.training.learning_rate, config.training.optimizer.lr) == (3e-4, None)
     assert (config.data.store, config.data.cache_dir) == ("c", None)
@@ -105,17 +105,25 @@ def test_a_folder_that_is_there_or_added_to_dvc_is_accepted(digits: Use, made: s
         (["training.optimizer.lr=1e-5"], "two names of one setting"),
         (["training.lora={rank: 4}"], r"set training\.lora to null"),
         (["training.method=lora"], "'lora' cannot be run yet; available: 'full_finetune'"),
-        (["model.type=sdxl"], "'sdxl' cannot be run yet; available: 'flux2'"),
+        (["model.type=sdxl"], r"model\.unet is null, but model\.from_scratch needs its sizes"),
+        (["model.type=flux3"], r"model\.type: 'flux3' given"),
         (["data.cache_latents=false"], "False cannot be run yet; available: True"),
         (["hardware.mixed_precision=fp16"], "'fp16' cannot be run yet; available: 'no' and 'bf16'"),
-        (["training.objective.type=ddpm"], "'ddpm' cannot be run yet"),
+        (["training.objective.type=ddpm"], r"objective\.type: 'ddpm' given, .* 'flow_matching'"),
+        (["model.scheduler.type=ddpm"], r"scheduler\.type: 'ddpm' given, .* has 'flow_matching'"),
+        (
+            ["model.unet={}"],
+            r"model\.unet is given, but model\.type 'flux2' has model\.transformer",
+        ),
+        (["model.text_encoder.t5={}"], r"encoder\.t5 is given, but .* has qwen3 or mistral3: set"),
+        (["model.text_encoder.mistral3={}"], r"\['mistral3', 'qwen3'\] given, .* exactly one"),
         (["model.transformer.axes_dims_rope=[8, 8]"], r"axes_dims_rope: \[8, 8\] given"),
         (["model.transformer.num_attention_heads=5"], r"a multiple of num_attention_heads \(5\)"),
         (["model.transformer.in_channels=16"], r"4 x model\.vae\.latent_channels \(32\) expected"),
         (["model.transformer=null"], r"model\.from_scratch needs its sizes"),
         (["model.vae.norm_num_groups=7"], r"multiples of norm_num_groups \(7\)"),
         (["model.text_encoder.qwen3.output_layers=[2, 9]"], r"rising numbers up to num_layers"),
-        (["model.text_encoder.qwen3=null"], r"model\.text_encoder\.qwen3 is null"),
+        (["model.text_encoder.qwen3=null"], r"text_encoder: \[\] given, .* one qwen3 or mistral3"),
         (["sample.prompts=[]"], r"sample\.prompts is empty"),
         (["sample.prompts=[{prompt: a, width: 30, height: 32}]"], r"\[0\]\.width: 30 given, a mul"),
         (["sample.prompts=[{promt: a}]"], r"\[0\]\.promt: unknown key; did you mean 'prompt'\?"),
@@ -139,8 +147,59 @@ def test_a_required_key_that_no_file_gives_is_named(workspace: Path) -> None:
         use(Path("params/own.yaml"))
 
 
-def test_the_sdxl_example_is_refused_until_sdxl_can_be_run(workspace: Path) -> None:
-    with pytest.raises(ValueError, match="'sdxl' cannot be run yet"):
+FAMILIES = {"sdxl": "sdxl", "flux1": "flux", "flux2": "flux2", "sd35": "sd3"}
+
+
+@pytest.mark.parametrize(("name", "family"), FAMILIES.items())
+def test_the_digits_can_be_learned_with_each_family(
+    workspace: Path, name: str, family: str
+) -> None:
+    config = use(Path(f"params/experiments/digits_{name}.yaml"))
+    assert (config.model.type, config.experiment.name) == (family, f"digits_{name}")
+    assert config.training.steps == 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("sdxl", ["training.objective.type=flow_matching"], r"'flow_matching' given, .* 'ddpm'"),
+        (
+            "sdxl",
+            ["training.objective.shift=3"],
+            r"objective\.shift: 3 given, but the times of ddpm",
+        ),
+        ("sdxl", ["model.text_encoder.clip_g=null"], r"\['clip_l'\] given, .* exactly one clip_g"),
+        (
+            "sdxl",
+            ["sample.prompts=[{prompt: a, width: 36, height: 32}]"],
+            "36 given, a multiple of 8",
+        ),
+        (
+            "flux1",
+            ["model.unet={}"],
+            r"model\.unet is given, but model\.type 'flux' has .*transformer",
+        ),
+        ("flux1", ["model.text_encoder.clip_g={}"], r"clip_g is given, .* has clip_l and t5"),
+        ("flux1", ["model.text_encoder.t5=null"], r"\['clip_l'\] given, .* needs exactly one t5"),
+        ("sd35", ["model.text_encoder.qwen3={}"], r"qwen3 is given, .* clip_l and clip_g and t5"),
+    ],
+)
+def test_what_another_family_has_is_refused(
+    workspace: Path, name: str, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        use(Path(f"params/experiments/digits_{name}.yaml"), overrides)
+    assert not Path("params.yaml").exists()
+
+
+def test_sd35_may_do_without_t5(workspace: Path) -> None:
+    config = use(Path("params/experiments/digits_sd35.yaml"), ["model.text_encoder.t5=null"])
+    assert config.model.text_encoder is not None
+    assert config.model.text_encoder.t5 is None
+
+
+def test_the_sdxl_example_is_refused_until_lora_can_be_run(workspace: Path) -> None:
+    with pytest.raises(ValueError, match="'lora' cannot be run yet"):
         use(Path("params/experiments/sdxl_lora_example.yaml"))
 
 
