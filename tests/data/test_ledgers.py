@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from modelzoo.text_encoders.tokenization import train_tokenizer
+from modelzoo.text_encoders.tokenizer_training import train_tokenizer
 from stages import bucket, check_captions
-from stages.artifacts import write_json
+from stages.base_record import Part, write_record
 from stages.ingest import stage as ingest
 
 Rows = Callable[[Path, str], list[dict[str, Any]]]
@@ -30,15 +30,16 @@ def test_every_file_ends_in_a_bucket_or_in_one_ledger_with_a_reason(
     files.add("lonely.txt")
 
     out = tmp_path / "out"
-    train_tokenizer(["picture"], 300, 32, out / "tokenizer")
-    write_json(out / "tokenizer.json", {"path": str(out / "tokenizer")})
+    train_tokenizer("qwen3", ["picture"], 300, 32, out / "tokenizer")
+    parts = {"tokenizer": Part("Qwen2Tokenizer", out / "tokenizer", "")}
+    write_record(out / "tokenizer.json", parts, {"lengths": {}})
     images, captions = out / "images.parquet", out / "captions.parquet"
     ledgers = [out / "1.parquet", out / "2.parquet", out / "3.parquet"]
     ingest.run(
         ingest.Params(str(paired_images), ".txt", 0.2, 0.5), ingest.Artifacts(images, ledgers[0])
     )
     check_captions.run(
-        check_captions.Params("mine", 0.5),
+        check_captions.Params("flux2", "mine", 0.5),
         check_captions.Artifacts(
             images, out / "tokenizer.json", captions, out / "captions.json", ledgers[1]
         ),

@@ -10,35 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from modelzoo.autoencoders import init_autoencoder, save_autoencoder
-from modelzoo.checkpoints.digest import component_digest
-from modelzoo.text_encoders import init_text_encoder, train_tokenizer
 from stages import pixels
-from stages.artifacts import write_json, write_table
+from stages.artifacts import write_table
 from stages.tables import to_table
+from tests import toys
 
-VAE = {
-    "_class_name": "AutoencoderKLFlux2",
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "latent_channels": 2,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
-TEXT_ENCODER = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "diffbase": {"output_layers": [1, 2]},
-    "vocab_size": 320,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
 SIZES = [(64, 32), (32, 32), (40, 30)]  # pixels; the last is resized and cropped
 
 
@@ -79,27 +55,14 @@ class Workspace:
         ]
         write_table(self.root / "data/captions.parquet", to_table(captions, "captions"), "captions")
 
-    def write_params(self, **hardware: int) -> None:
+    def write_params(self, family: str = "flux2", **hardware: int) -> None:
         """Write a params.yaml; JSON is YAML."""
         params = {
-            "model": {"type": "flux2"},
+            "model": {"type": family},
             "data": {"train_path": "pictures"},
             "hardware": {"threads": 1, "encode_batch_size": 4, **hardware},
         }
         (self.root / "params.yaml").write_text(json.dumps(params))
-
-
-def write_base(root: Path) -> None:
-    """Make the components and the small files in which prepare_base names them."""
-    save_autoencoder(init_autoencoder(VAE, seed=0), root / "base/vae")
-    words = [f"picture number {number}" for number in range(10)]
-    train_tokenizer(words, 320, 32, root / "base/tokenizer")
-    init_text_encoder(TEXT_ENCODER, 0, root / "base/text_encoder")
-    for name in ("vae", "tokenizer", "text_encoder"):
-        folder = Path("base") / name
-        digest = component_digest(root / folder)
-        entry = {"class_name": name, "path": str(folder), "digest": digest}
-        write_json(root / f"data/base/{name}.json", entry)
 
 
 @pytest.fixture
@@ -110,7 +73,7 @@ def workspace(tmp_path, monkeypatch):
     repository = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", str(repository))  # for stages started as children
     threads = torch.get_num_threads()
-    write_base(tmp_path)
+    toys.make_base(Path("data/base"), "flux2")
     space = Workspace(tmp_path)
     for seed in range(10):
         space.add_picture(seed)

@@ -1,28 +1,37 @@
 """Each distinct caption is encoded once, and the empty one always."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
-from modelzoo.text_encoders import load_text_encoder, load_tokenizer
+from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
 from stages import encode_captions
-from stages.artifacts import extra_metadata, read_json, read_table
+from stages.artifacts import extra_metadata, read_table
+from stages.base_record import read_record, write_record
 from stages.encode_captions import Artifacts, Params
 from stages.rows.manifest import open_prompts
 from stages.rows.table import RowTable
+from stages.tokenizers import open_tokenizers
+from tests import toys
 
 PARAMS = Params("flux2", "float32", 4, 1, None)
 PROMPTS = Path("data/prompts.parquet")
+BASE = Path("data/base")
+
+
+def tokenizers(family: str = "flux2", base: Path = BASE) -> PromptTokenizer:
+    return open_tokenizers(family, read_record(base / "tokenizer.json"))
 
 
 class Recorder:
     """The workspace's text encoder, counting what it is asked to encode."""
 
     def __init__(self):
-        self.inner = load_text_encoder(
-            Path("base/text_encoder"), load_tokenizer(Path("base/tokenizer")), torch.float32
-        )
+        folders = read_record(BASE / "text_encoder.json").folders
+        self.inner = load_text_encoders("flux2", folders, tokenizers(), torch.float32)
         self.CONVENTION, self.layers, self.batches = self.inner.CONVENTION, self.inner.layers, []
 
     def encode_rows(self, ids, mask):
@@ -37,9 +46,8 @@ class Recorder:
 
 def encode(recorder, fill_only=False):
     torch.set_num_threads(1)
-    digest = read_json(Path("data/base/text_encoder.json"))["digest"]
-    tokenizer = load_tokenizer(Path("base/tokenizer"))
-    return encode_captions.encode(recorder, digest, tokenizer, PARAMS, Artifacts(), fill_only)
+    digest = read_record(BASE / "text_encoder.json").digest
+    return encode_captions.encode(recorder, digest, tokenizers(), PARAMS, Artifacts(), fill_only)
 
 
 def all_rows():
@@ -83,9 +91,8 @@ def test_a_caption_that_two_samples_share_is_one_row(workspace):
 
 def test_rows_are_the_text_encoders_own(workspace):
     encode(Recorder())
-    tokenizer = load_tokenizer(Path("base/tokenizer"))
     caption = workspace.captions[workspace.pictures[0]["sample_id"]]
-    tokens = tokenizer.ids(caption)
+    tokens = tokenizers().tokens(caption)
     ids, mask = torch.tensor([tokens.ids]), torch.tensor([tokens.mask])
     expected = Recorder().inner.encode_rows(ids, mask)["context"]
     found = open_prompts(PROMPTS, None).take([caption])["context"]
@@ -115,3 +122,50 @@ def test_opening_a_manifest_without_rows_encodes_them_in_a_child(workspace, capf
     assert err.splitlines()[-1] == "encoded 11 rows, reused 0"
     assert all_rows() == rows
     assert PROMPTS.read_bytes() == manifest
+
+
+@pytest.mark.parametrize(
+    ("family", "context", "pooled"),
+    [
+        ("sdxl", (12, 16 + 16), (16,)),  # CLIP-L and CLIP-G side by side, CLIP-G's pooled
+        ("flux", (10, 32), (16,)),  # T5's, CLIP-L's pooled
+        ("sd3", (12 + 10, 32), (16 + 16,)),  # CLIP's tokens, widened, before T5's
+    ],
+)
+def test_a_row_holds_what_all_text_encoders_of_a_family_say(workspace, family, context, pooled):
+    base = Path("other/base")
+    toys.make_base(base, family)
+    artifacts = Artifacts(
+        tokenizer=base / "tokenizer.json", text_encoder=base / "text_encoder.json"
+    )
+    encode_captions.run(replace(PARAMS, family=family), artifacts)
+    captions = ["", *workspace.captions.values()]
+    found = open_prompts(PROMPTS, None).take(captions)
+    assert {name: rows.shape[1:] for name, rows in found.items()} == {
+        "context": context,
+        "pooled": pooled,
+    }
+    record, prompts = read_record(artifacts.text_encoder), tokenizers(family, base)
+    encoder = load_text_encoders(family, record.folders, prompts, torch.float32)
+    tokens = [prompts.tokens(caption) for caption in captions[1:]]
+    ids, mask = (torch.tensor(flat) for flat in zip(*tokens, strict=True))
+    for name, rows in encoder.encode_rows(ids, mask).items():
+        torch.testing.assert_close(torch.from_numpy(found[name][1:]), rows)
+        assert found[name][0].any() == (family != "sdxl")  # no prompt is zeros there
+    assert extra_metadata(read_table(PROMPTS, "prompts"))["encoder"] == record.digest
+
+
+def test_a_base_that_does_not_zero_the_empty_prompt_has_other_rows(workspace):
+    base = Path("other/base")
+    toys.make_base(base, "sdxl")
+    artifacts = Artifacts(
+        tokenizer=base / "tokenizer.json", text_encoder=base / "text_encoder.json"
+    )
+    params = replace(PARAMS, family="sdxl")
+    encode_captions.run(params, artifacts)
+    zeroed = set(read_table(PROMPTS, "prompts")["key"].to_pylist())
+    record = read_record(artifacts.text_encoder)
+    write_record(artifacts.text_encoder, record.parts, {"zero_empty": False})
+    encode_captions.run(params, artifacts)
+    assert open_prompts(PROMPTS, None).take([""])["pooled"].any()
+    assert not zeroed & set(read_table(PROMPTS, "prompts")["key"].to_pylist())

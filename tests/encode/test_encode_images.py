@@ -11,19 +11,23 @@ import torch
 from modelzoo.autoencoders import load_autoencoder
 from stages import encode_images, pixels
 from stages.artifacts import extra_metadata, read_json, read_table
+from stages.base_record import read_record
 from stages.encode_images import Artifacts, Params
 from stages.rows.manifest import keys_by_table, open_latents
 from stages.rows.table import RowTable
+from stages.tables import SIZES
+from tests import toys
 
 PARAMS = Params("flux2", "float32", "pictures", 4, 1, None)
 LATENTS = Path("data/latents.parquet")
+VAE = Path("data/base/model/vae")
 
 
 class Recorder:
     """The workspace's autoencoder, counting what it is asked to encode."""
 
     def __init__(self, gain=1.0):
-        self.vae = load_autoencoder(Path("base/vae"))
+        self.vae = load_autoencoder(VAE)
         self.gain, self.batches = gain, []
         self.CONVENTION, self.spatial_factor = self.vae.CONVENTION, self.vae.spatial_factor
         self.latent_channels = self.vae.latent_channels
@@ -91,8 +95,8 @@ def test_the_manifest_says_what_was_encoded_and_with_what(workspace):
     table = read_table(LATENTS, "latents")
     row = table.to_pylist()[0]
     assert table["sample_id"].to_pylist() == sorted(p["sample_id"] for p in workspace.pictures)
-    assert {row["table"] for row in table.to_pylist()} == {"latents-8x8x16", "latents-8x8x8"}
-    assert (row["channels"], row["height"]) == (8, 8)
+    assert {row["table"] for row in table.to_pylist()} == {"latents-16x8x16", "latents-16x8x8"}
+    assert (row["channels"], row["height"]) == (16, 8)
     metadata = extra_metadata(table)
     assert metadata["encoder"] == read_json(Path("data/base/vae.json"))["digest"]
     assert metadata["family"] == "flux2"
@@ -103,9 +107,38 @@ def test_rows_are_the_autoencoders_own(workspace):
     picture = next(row for row in workspace.pictures if row["path"] == "0.png")
     image = pixels.crop_to_bucket(pixels.open_rgb(Path("pictures/0.png")), picture)
     values = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
-    expected = load_autoencoder(Path("base/vae")).encode_rows(values)["mean"]
+    expected = load_autoencoder(VAE).encode_rows(values)["mean"]
     found = open_latents(LATENTS, None).take([picture["sample_id"]])["mean"]
     torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
+def test_the_manifest_says_what_sdxl_is_told_of_a_picture(workspace):
+    encode(Recorder())
+    told = {
+        row["sample_id"]: tuple(row[name] for name in SIZES)
+        for row in read_table(LATENTS, "latents").to_pylist()
+    }
+    # original height and width, the crop's top and left in the resized 43x32, then the bucket's
+    expected = {0: (32, 64, 0, 0, 32, 64), 1: (32, 32, 0, 0, 32, 32), 2: (30, 40, 0, 5, 32, 32)}
+    for seed, sizes in expected.items():
+        assert told[workspace.pictures[seed]["sample_id"]] == sizes
+
+
+def test_an_autoencoder_with_a_posterior_keeps_its_variance_too(workspace):
+    toys.make_base(Path("other/base"), "sdxl")
+    artifacts = Artifacts(vae=Path("other/base/vae.json"))
+    encode_images.run(dataclasses.replace(PARAMS, family="sdxl"), artifacts)
+    picture = next(row for row in workspace.pictures if row["path"] == "0.png")
+    found = open_latents(LATENTS, None).take([picture["sample_id"]])
+    assert {name: rows.shape for name, rows in found.items()} == {
+        "mean": (1, 4, 16, 32),
+        "logvar": (1, 4, 16, 32),
+    }
+    image = pixels.crop_to_bucket(pixels.open_rgb(Path("pictures/0.png")), picture)
+    values = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    expected = load_autoencoder(read_record(artifacts.vae).folders["vae"]).encode_rows(values)
+    for name, rows in expected.items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), rows)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
