@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,6 +215,7 @@ SPECIFIED = {"flux": "flux1_dev", "sd3": "sd35_medium"}  # names of the specific
 TINY = ("sdxl_tiny", "flux1_tiny", "flux2_tiny", "sd35_tiny")
 
 
+@cache
 def preset(name: str) -> dict[str, Any]:
     return OmegaConf.to_container(load_config(MODELS / f"{name}.yaml"))
 
