@@ -46,7 +46,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "text_encoder": {"t5": T5, "clip_l": CLIP},
     },
     "flux2": {
-        "variant": "klein-4b",
+        "variant": "klein-base-4b",
         "transformer": {**TRANSFORMER, "num_single_layers": 1, "axes_dims_rope": [2, 2, 2, 2]},
         "text_encoder": {"qwen3": QWEN3},
     },

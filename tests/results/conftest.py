@@ -1,9 +1,10 @@
-"""A tiny FLUX.2 klein as prepare_base and train leave it, and a folder for the digits judge."""
+"""Tiny models as prepare_base and train leave them, and a folder for the digits judge."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +14,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from modelzoo.autoencoders import init_autoencoder, save_autoencoder
-from modelzoo.checkpoints.digest import component_digest
+from modelzoo.denoiser import load_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
-from modelzoo.text_encoders import init_text_encoder, train_tokenizer
 from stages.make_digits import enlarge
-
-FAMILY = "flux2"
-MODEL: dict[str, Any] = {
-    "type": FAMILY,
-    "variant": "klein-4b",
-    "from_scratch": {"vocab_size": 300},
-    "transformer": {
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_layers": 1,
-        "num_single_layers": 1,
-        "in_channels": 16,
-        "guidance_embeds": False,
-        "axes_dims_rope": [2, 2, 2, 2],
-    },
-    "vae": {
-        "latent_channels": 4,
-        "block_out_channels": [8, 8],
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-    },
-    "text_encoder": {
-        "qwen3": {
-            "hidden_size": 16,
-            "num_layers": 3,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 8,
-            "intermediate_size": 16,
-            "max_length": 32,
-            "output_layers": [1, 2, 3],
-        }
-    },
-}
+from tests import toys
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,39 +26,45 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `data` folder with a base, its records and trained weights; read only."""
-    data = tmp_path_factory.mktemp("tiny") / "data"
-    model, kind = data / "base" / "model", FAMILIES[FAMILY]
-    train_tokenizer(["handwritten digits one two three"], 300, 32, model / "tokenizer")
-    init_text_encoder(kind.text_encoder_config(MODEL), 0, model / "text_encoder")
-    autoencoder = init_autoencoder(kind.autoencoder_config(MODEL), 0)
-    autoencoder.set_latent_statistics(0.1 * torch.ones(16), 2 * torch.ones(16))
-    save_autoencoder(autoencoder, model / "vae")
-    (model / "scheduler").mkdir()
-    _write(model / "scheduler" / "scheduler_config.json", kind.scheduler_config(MODEL))
-    _write(model / "model_index.json", kind.model_index(MODEL))
-    denoiser = kind.init_denoiser(kind.transformer_config(MODEL), 0)
-    kind.save_denoiser(denoiser, model / "transformer")
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in denoiser.transformer.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    kind.save_denoiser(denoiser, data / "train" / "transformer")
-    _record_base(data / "base")
-    summary = {"fingerprint": "f" * 64, "val_loss": 0.123456789, "val_loss_base": 2.0}
-    _write(data / "train" / "summary.json", summary)
-    (data / "images.parquet").write_bytes(b"stands for the dataset's table")
-    return data
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the `data` folder of a family: a base, its records, trained weights; read only."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family) / "data"
+            _write_model(made[family], family)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_models: Callable[[str], Path]) -> Path:
+    """The `data` folder of a FLUX.2 klein; read only."""
+    return tiny_models("flux2")
 
 
 @pytest.fixture
-def data(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data_of(
+    tiny_models: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """Copy the `data` folder of a family into a workspace, which is the working folder."""
+
+    def copy(family: str) -> Path:
+        data = tmp_path / "data"
+        shutil.copytree(tiny_models(family), data)
+        toys.move_records(data / "base", tiny_models(family) / "base")
+        monkeypatch.chdir(tmp_path)
+        return data
+
+    return copy
+
+
+@pytest.fixture
+def data(data_of: Callable[[str], Path]) -> Path:
     """A copy of `tiny_model` in a workspace of its own, which is the working folder."""
-    shutil.copytree(tiny_model, tmp_path / "data")
-    _record_base(tmp_path / "data" / "base")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
+    return data_of("flux2")
 
 
 @pytest.fixture(scope="session")
@@ -142,12 +114,19 @@ def _write_judge_folder(folder: Path, train: int, test: int) -> None:
     _write(folder / "prompts.json", prompts)
 
 
-def _record_base(base: Path) -> None:
-    """Write the records of a base whose components lie below `base/model`."""
-    for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
-        folder = base / "model" / part
-        record = {"class_name": part, "path": str(folder), "digest": component_digest(folder)}
-        _write(base / f"{part}.json", record)
+def _write_model(data: Path, family: str) -> None:
+    """Make a base, and weights that differ from it in every tensor."""
+    kind = FAMILIES[family]
+    toys.make_base(data / "base", family)
+    denoiser = load_denoiser(kind.denoiser, data / "base" / "model" / kind.folder)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in denoiser.network.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    save_denoiser(denoiser, data / "train" / "denoiser")
+    summary = {"fingerprint": "f" * 64, "val_loss": 0.123456789, "val_loss_base": 2.0}
+    _write(data / "train" / "summary.json", summary)
+    (data / "images.parquet").write_bytes(b"stands for the dataset's table")
 
 
 def _write(path: Path, value: Any) -> None:

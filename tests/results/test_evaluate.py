@@ -21,7 +21,18 @@ def run(judge: str | None, folder: Path | None, num_prompts: int | None = None) 
     path = None if folder is None else str(folder)
     asked = Evaluate(judge, path, num_prompts, seed=5, steps=1, cfg_scale=2.0)
     no_tracking = Tracking(mlflow=False)
-    evaluate.run(evaluate.Params("toy", "flux2", "float32", asked, None, 1, no_tracking))
+    params = evaluate.Params(
+        name="toy",
+        family="flux2",
+        dtype="float32",
+        evaluate=asked,
+        guidance=None,
+        shift=None,
+        sampler=None,
+        threads=1,
+        tracking=no_tracking,
+    )
+    evaluate.run(params)
     metrics: dict[str, Any] = json.loads(Path("data/evaluate/metrics.json").read_text())
     return metrics
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from modelzoo.flux.v1.latents import pack
+from stages.base_record import read_record
 from stages.export import stage
 from stages.generation import (
     Sampling,
-    component_folders,
+    base_records,
     generate,
     load_generator,
     starting_noise,
@@ -27,9 +30,9 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 DESTINATION = Path("outputs/toy")
 
 
-def run(destination: Path = DESTINATION) -> None:
+def run(destination: Path = DESTINATION, family: str = "flux2") -> None:
     no_tracking = Tracking(mlflow=False)
-    stage.run(stage.Params("flux2", "float32", Export(), str(destination), 1, no_tracking))
+    stage.run(stage.Params(family, "float32", Export(), str(destination), 1, no_tracking))
 
 
 def digest_of_folder(folder: Path) -> str:
@@ -50,10 +53,27 @@ def sidecar() -> dict[str, Any]:
     return record
 
 
-def test_the_export_is_complete_and_proven(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run()
+FOLDERS = {
+    "sdxl": {"unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"},
+    "flux": {"transformer", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"},
+    "flux2": {"transformer", "text_encoder", "tokenizer"},
+    "sd3": {
+        "transformer",
+        *("text_encoder", "text_encoder_2", "text_encoder_3"),
+        *("tokenizer", "tokenizer_2", "tokenizer_3"),
+    },
+}
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_the_export_is_complete_and_proven(
+    data_of: Callable[[str], Path], family: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = data_of(family)
+    capsys.readouterr()
+    run(family=family)
     folders = {path.name for path in (data / "export").iterdir()}
-    parts = {"transformer", "vae", "text_encoder", "tokenizer", "scheduler"}
+    parts = {*FOLDERS[family], "vae", "scheduler"}
     assert folders == {*parts, "model_index.json"}
     proof = json.loads((data / "export_proof.json").read_text())
     assert proof["largest_difference"] == {"prediction": 0.0, "picture": 0.0}
@@ -70,8 +90,8 @@ def test_the_header_names_what_came_before_and_nothing_that_comes_after(data: Pa
     assert header["diffbase.training_fingerprint"] == "f" * 64
     dataset = hashlib.sha256((data / "images.parquet").read_bytes()).hexdigest()
     assert header["diffbase.dataset_digest"] == dataset
-    record = json.loads((data / "base" / "vae.json").read_text())
-    assert header["diffbase.base.vae"] == record["digest"]
+    vae = read_record(data / "base" / "vae.json").parts["vae"]
+    assert header["diffbase.base.vae"] == vae.digest
     assert not any(word in name for name in header for word in ("commit", "run", "lock"))
 
 
@@ -104,7 +124,7 @@ def test_the_users_copy_says_what_it_was_born_from(data: Path) -> None:
 
 def test_the_users_copy_is_replaced_by_a_later_export(data: Path) -> None:
     run()
-    edit_weights(data / "train" / "transformer", lambda s: {k: v + 0.1 for k, v in s.items()})
+    edit_weights(data / "train" / "denoiser", lambda s: {k: v + 0.1 for k, v in s.items()})
     run()
     exported, copied = (p / "transformer" / WEIGHTS for p in (data / "export", DESTINATION))
     assert copied.read_bytes() == exported.read_bytes()
@@ -134,7 +154,7 @@ def test_the_users_copy_lies_outside_of_the_tracked_folder(data: Path, inside: s
 
 def test_untrained_weights_are_not_exported(data: Path) -> None:
     base = data / "base" / "model" / "transformer" / WEIGHTS
-    (data / "train" / "transformer" / WEIGHTS).write_bytes(base.read_bytes())
+    (data / "train" / "denoiser" / WEIGHTS).write_bytes(base.read_bytes())
     with pytest.raises(ValueError, match="nothing was trained"):
         run()
     assert not (data / "export").exists()
@@ -150,7 +170,7 @@ def test_untrained_weights_are_not_exported(data: Path) -> None:
     ids=["missing", "surplus"],
 )
 def test_every_key_of_the_export_is_used(data: Path, change: object) -> None:
-    edit_weights(data / "train" / "transformer", change)
+    edit_weights(data / "train" / "denoiser", change)
     with pytest.raises(ValueError, match="does not fit Flux2Transformer2DModel"):
         run()
     assert not (data / "export").exists()
@@ -164,29 +184,75 @@ def test_a_base_that_has_changed_since_is_refused(data: Path) -> None:
 
 def test_weights_that_are_not_finite_are_not_exported(data: Path) -> None:
     nan = float("nan")
-    edit_weights(data / "train" / "transformer", lambda s: {k: v * nan for k, v in s.items()})
+    edit_weights(data / "train" / "denoiser", lambda s: {k: v * nan for k, v in s.items()})
     with pytest.raises(ValueError, match="another prediction"):
         run()
 
 
-def test_diffusers_draws_the_same_picture_from_the_export(data: Path) -> None:
-    from diffusers import Flux2KleinPipeline
+def test_a_second_text_encoder_that_has_changed_since_is_refused(
+    data_of: Callable[[str], Path],
+) -> None:
+    folder = data_of("sdxl") / "base" / "model" / "text_encoder_2"
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v * 2 for k, v in state.items()}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model/text_encoder_2 has changed since"):
+        run(family="sdxl")
 
-    run()
-    prompt, sampling = Prompt("handwritten digits one", 32, 16), Sampling(3, 2.0, 7, None)
-    folders = component_folders(data / "train" / "transformer", data / "base")
-    ours = generate(load_generator("flux2", folders, "float32"), [prompt], sampling, "test")[0]
-    pipeline = Flux2KleinPipeline.from_pretrained(DESTINATION)
+
+CFG = 2.0
+SIZE = {"height": 16, "width": 32}
+
+
+def noise_for(family: str) -> torch.Tensor:
+    """Give our starting noise as the family's pipeline takes it."""
+    if family == "flux2":
+        return starting_noise(7, 0, (16, 4, 8))[None]
+    noise = starting_noise(7, 0, (4, 8, 16))[None]
+    return pack(noise) if family == "flux" else noise
+
+
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "sdxl": ("StableDiffusionXLPipeline", {"guidance_scale": CFG}),
+    "flux": (
+        "FluxPipeline",
+        {"true_cfg_scale": CFG, "negative_prompt": "", "max_sequence_length": 10},
+    ),
+    "flux2": (
+        "Flux2KleinPipeline",
+        {
+            "guidance_scale": CFG,
+            "max_sequence_length": 32,
+            "text_encoder_out_layers": (1, 2, 3),
+        },
+    ),
+    "sd3": ("StableDiffusion3Pipeline", {"guidance_scale": CFG, "max_sequence_length": 10}),
+}
+
+
+@pytest.mark.parametrize("family", ASKED)
+def test_diffusers_draws_the_same_picture_from_the_export(
+    data_of: Callable[[str], Path], family: str
+) -> None:
+    import diffusers
+
+    data = data_of(family)
+    run(family=family)
+    generator = load_generator(
+        family, data / "train" / "denoiser", base_records(data / "base"), "float32"
+    )
+    prompt = Prompt("handwritten digits one", SIZE["width"], SIZE["height"])
+    ours = generate(generator, [prompt], Sampling(3, CFG, seed=7), "test")[0]
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(DESTINATION, local_files_only=True)
+    name, asked = ASKED[family]
+    assert type(pipeline).__name__ == name
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         prompt=prompt.prompt,
-        height=prompt.height,
-        width=prompt.width,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.cfg_scale,
-        latents=starting_noise(sampling.seed, 0, (16, 4, 8))[None],
-        max_sequence_length=32,
-        text_encoder_out_layers=(1, 2, 3),
+        num_inference_steps=3,
+        latents=noise_for(family),
         output_type="np",
+        **SIZE,
+        **asked,
     ).images[0]
+    assert theirs.std() > 0.02  # a picture, not a constant
     assert np.abs(ours / 255 - theirs).max() <= 0.5 / 255 + 1e-3

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +12,17 @@ from stages.generation import (
     MAX_BATCH,
     Generator,
     Sampling,
+    base_records,
     batch_size,
-    component_folders,
     generate,
     load_generator,
     starting_noise,
     to_pictures,
 )
 from stages.params.outputs import Prompt
+from tests import toys
 
-SAMPLING = Sampling(steps=2, cfg_scale=2.0, seed=3, shift=None)
+SAMPLING = Sampling(steps=2, cfg_scale=2.0, seed=3)
 PROMPTS = [
     Prompt("handwritten digits one", 16, 16),
     Prompt("handwritten digits two three", 32, 16),
@@ -28,19 +31,36 @@ PROMPTS = [
 ]
 
 
+def load(data: Path, family: str) -> Generator:
+    return load_generator(
+        family, data / "train" / "denoiser", base_records(data / "base"), "float32"
+    )
+
+
 @pytest.fixture(scope="module")
 def generator(tiny_model: Path) -> Generator:
-    folders = component_folders(tiny_model / "train" / "transformer", tiny_model / "base")
-    return load_generator("flux2", folders, "float32")
+    return load(tiny_model, "flux2")
 
 
-def test_pictures_come_in_the_order_and_sizes_asked_for(generator: Generator) -> None:
-    pictures = generate(generator, PROMPTS, SAMPLING, "test")
+@pytest.fixture(scope="module")
+def generators(tiny_models: Callable[[str], Path]) -> dict[str, Generator]:
+    return {family: load(tiny_models(family), family) for family in toys.MODELS}
+
+
+@pytest.mark.parametrize("family", toys.MODELS)
+def test_pictures_come_in_the_order_and_sizes_asked_for(
+    generators: dict[str, Generator], family: str
+) -> None:
+    pictures = generate(generators[family], PROMPTS, SAMPLING, "test")
     assert [p.shape for p in pictures] == [(16, 16, 3), (16, 32, 3), (16, 16, 3), (16, 16, 3)]
     assert all(p.dtype == np.uint8 for p in pictures)
 
 
-def test_a_picture_does_not_depend_on_the_prompts_around_it(generator: Generator) -> None:
+@pytest.mark.parametrize("family", toys.MODELS)
+def test_a_picture_does_not_depend_on_the_prompts_around_it(
+    generators: dict[str, Generator], family: str
+) -> None:
+    generator = generators[family]
     few = generate(generator, PROMPTS, SAMPLING, "test")
     more = PROMPTS + [Prompt("handwritten digits two", 16, 16)] * (MAX_BATCH + 1)
     many = generate(generator, more, SAMPLING, "test")
@@ -56,33 +76,63 @@ def test_equal_prompts_at_different_places_start_from_different_noise(
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("family", "change"),
     [
-        Sampling(steps=3, cfg_scale=2.0, seed=3, shift=None),
-        Sampling(steps=2, cfg_scale=5.0, seed=3, shift=None),
-        Sampling(steps=2, cfg_scale=2.0, seed=4, shift=None),
-        Sampling(steps=2, cfg_scale=2.0, seed=3, shift=1.0),
+        ("flux2", {"steps": 3}),
+        ("flux2", {"cfg_scale": 5.0}),
+        ("flux2", {"seed": 4}),
+        ("flux2", {"shift": 1.0}),
+        ("flux2", {"sampler": "dpmpp_2m"}),
+        ("flux", {"guidance": 1.0}),
+        ("sd3", {"shift": 1.0}),
+        ("sdxl", {"sampler": "ddim"}),
     ],
-    ids=["steps", "cfg_scale", "seed", "shift"],
 )
-def test_every_setting_of_the_sampling_counts(generator: Generator, other: Sampling) -> None:
-    prompts = PROMPTS[:1]
-    ours = generate(generator, prompts, SAMPLING, "test")[0]
-    assert (ours != generate(generator, prompts, other, "test")[0]).any()
+def test_every_setting_of_the_sampling_counts(
+    generators: dict[str, Generator], family: str, change: dict[str, float]
+) -> None:
+    sampling = replace(
+        SAMPLING, steps=4
+    )  # with fewer, a second-order sampler is the first-order one
+    ours = generate(generators[family], PROMPTS[:1], sampling, "test")[0]
+    other = replace(sampling, **change)  # type: ignore[arg-type]
+    assert (ours != generate(generators[family], PROMPTS[:1], other, "test")[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("sdxl", {"shift": 3.0}, "the times of DDPM have none"),
+        ("flux", {"sampler": "ddim"}, "flow matching has no sampler 'ddim'"),
+        ("sd3", {"guidance": 3.5}, r"guidance 3\.5 was given, but this model has no guidance"),
+    ],
+)
+def test_a_setting_that_the_family_does_not_have_is_refused(
+    generators: dict[str, Generator], family: str, change: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(generators[family], PROMPTS, replace(SAMPLING, **change), "test")  # type: ignore[arg-type]
+
+
+def test_sdxl_is_told_the_size_of_the_picture_and_that_nothing_was_cut(
+    generators: dict[str, Generator],
+) -> None:
+    conditions = generators["sdxl"].conditions(["one", "two"], width=32, height=16)
+    assert conditions["sizes"].tolist() == [[16, 32, 0, 0, 16, 32]] * 2
 
 
 def test_without_guidance_the_empty_prompt_is_not_encoded(
     generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[str] = []
-    encode = Generator.context
+    encode = Generator.conditions
 
-    def noting(self: Generator, prompts: list[str]) -> dict[str, torch.Tensor]:
+    def noting(self: Generator, prompts: list[str], *size: int) -> dict[str, torch.Tensor]:
         encoded.extend(prompts)
-        return encode(self, prompts)
+        return encode(self, prompts, *size)
 
-    monkeypatch.setattr(Generator, "context", noting)
-    generate(generator, PROMPTS[:1], Sampling(1, 1.0, 3, None), "test")
+    monkeypatch.setattr(Generator, "conditions", noting)
+    generate(generator, PROMPTS[:1], Sampling(1, 1.0, 3), "test")
     assert set(encoded) == {PROMPTS[0].prompt}
 
 
@@ -112,6 +162,10 @@ def test_pixels_become_rounded_and_bounded_bytes() -> None:
 
 
 def test_an_unknown_family_is_named(tiny_model: Path) -> None:
-    folders = component_folders(tiny_model / "train" / "transformer", tiny_model / "base")
-    with pytest.raises(ValueError, match=r"model.type: 'sdxl'"):
-        load_generator("sdxl", folders, "float32")
+    with pytest.raises(ValueError, match=r"model.type: 'flux3'"):
+        load(tiny_model, "flux3")
+
+
+def test_a_denoiser_of_another_family_is_refused(tiny_models: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match=r"'UNet2DConditionModel', but Flux1 needs"):
+        load(tiny_models("sdxl"), "flux")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from stages import sample
 from stages.params.outputs import Prompt, Sample
 from stages.params.tracking import Tracking
+from tests import toys
 
 PROMPTS = [
     Prompt("handwritten digits one", 16, 16),
@@ -17,21 +19,24 @@ PROMPTS = [
 ]
 
 
-def params(prompts: list[Prompt]) -> sample.Params:
-    asked = Sample(prompts=prompts, steps=1, cfg_scale=2.0, seed=1)
-    return sample.Params("toy", "flux2", "float32", asked, 1, Tracking(mlflow=False))
+def params(prompts: list[Prompt], family: str = "flux2") -> sample.Params:
+    asked = Sample(prompts=prompts, steps=2, cfg_scale=2.0, seed=1)
+    return sample.Params("toy", family, "float32", asked, 1, Tracking(mlflow=False))
 
 
+@pytest.mark.parametrize("family", toys.MODELS)
 def test_the_grid_is_a_picture_and_its_bytes_repeat(
-    data: Path, capsys: pytest.CaptureFixture[str]
+    data_of: Callable[[str], Path], family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample.run(params(PROMPTS))
+    data = data_of(family)
+    capsys.readouterr()
+    sample.run(params(PROMPTS, family))
     grid = data / "sample" / "grid.png"
     first = grid.read_bytes()
     with Image.open(grid) as image:
         assert image.width > 128
     assert capsys.readouterr().out == "drew 3 pictures: data/sample/grid.png\n"
-    sample.run(params(PROMPTS))
+    sample.run(params(PROMPTS, family))
     assert grid.read_bytes() == first
 
 

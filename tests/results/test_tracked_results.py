@@ -23,7 +23,18 @@ def test_results_end_in_the_run_of_the_training(data: Path, judge_folder: Path) 
     grid = Sample([Prompt("handwritten digits one", 16, 16)], steps=1)
     sample.run(sample.Params("toy", "flux2", "float32", grid, 1, TRACKING))
     asked = Evaluate("digits", str(judge_folder), 2, steps=1)
-    evaluate.run(evaluate.Params("toy", "flux2", "float32", asked, None, 1, TRACKING))
+    params = evaluate.Params(
+        name="toy",
+        family="flux2",
+        dtype="float32",
+        evaluate=asked,
+        guidance=None,
+        shift=None,
+        sampler=None,
+        threads=1,
+        tracking=TRACKING,
+    )
+    evaluate.run(params)
     export.run(export.Params("flux2", "float32", Export(), "outputs/toy", 1, TRACKING))
 
     client = MlflowClient(tracking_uri(TRACKING.uri))
