@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelzoo.checkpoints import hub
 from stages.artifacts import read_json, sha256_text, write_json
+
+HUB = "hub:"  # how the place of a part on Hugging Face begins: hub:owner/name@commit/vae
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,21 @@ class Part:
     """One folder of a component."""
 
     class_name: str
-    path: Path
+    path: Path  # a folder; or hub:..., which is the same on every machine
     digest: str  # of its configuration and tensors, however they are laid out
+
+    @property
+    def folder(self) -> Path:
+        """The folder on this machine; what is on Hugging Face and not here yet is downloaded.
+
+        Raises:
+            FileNotFoundError: It is not here, and Hugging Face cannot be reached.
+        """
+        place = self.path.as_posix()
+        if not place.startswith(HUB):
+            return self.path
+        repo, name = place.removeprefix(HUB).rsplit("/", 1)
+        return hub.download(repo, [name]) / name
 
 
 @dataclass(frozen=True)
@@ -30,8 +46,13 @@ class Record:
 
     @property
     def folders(self) -> dict[str, Path]:
-        """The folder of each part."""
-        return {name: part.path for name, part in self.parts.items()}
+        """The folder of each part on this machine."""
+        return {name: part.folder for name, part in self.parts.items()}
+
+
+def hub_home(repo: str, commit: str) -> Path:
+    """Name the place of a model on Hugging Face, to which the names of parts are joined."""
+    return Path(f"{HUB}{repo}@{commit}")
 
 
 def write_record(path: Path, parts: Mapping[str, Part], settings: Mapping[str, Any]) -> None:

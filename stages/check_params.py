@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stages import launch
 from stages.artifacts import write_text
-from stages.params import document
+from stages.params import document, pins
 from stages.params.places import check_places
 from stages.params.resolve import check_resolved
 
@@ -29,11 +29,14 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     """Check every key and how they go together, then write the constant.
 
     Raises:
-        FileNotFoundError: A folder that a key names is not there, and no stage makes it.
+        FileNotFoundError: A place that a key names is not there, and no stage makes it.
         ValueError: A key is unknown, missing, of a wrong type or range, stale, or cannot be run.
     """
     where = str(artifacts.params)
-    check_places(check_resolved(document.load(artifacts.params), where), where)
+    config = check_resolved(document.load(artifacts.params), where)
+    check_places(config, where)
+    if pins.is_pinned(config.model):
+        pins.read_pin(config.model)
     write_text(artifacts.passed, "params.yaml passed its check\n")
 
 

@@ -11,6 +11,7 @@ from modelzoo.checkpoints.folder import read_config, weight_files
 from modelzoo.checkpoints.stream import read_header
 
 CHUNK = 1 << 26  # bytes read at once
+READ = (".json", ".txt", ".model", ".jinja")  # how the files of tokenizers and schedulers end
 # say who wrote a file, not what it holds
 BOOKKEEPING = {"_diffusers_version", "transformers_version", "_name_or_path"}
 
@@ -19,7 +20,7 @@ def component_digest(folder: Path) -> str:
     """Hash a component: configuration, and every tensor's name, dtype, shape and bytes.
 
     Sharding and header metadata do not matter. A folder without a config.json (tokenizer,
-    scheduler) counts as its files' names and bytes.
+    scheduler) counts as its files' names and bytes, as far as anything reads them.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -40,11 +41,22 @@ def component_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def component_files(folder: Path) -> list[Path]:
+    """List the files that a component consists of, without variants, licences and the like.
+
+    A folder in Hugging Face's cache holds whatever any program downloaded into it.
+    """
+    if not (folder / "config.json").is_file():
+        return sorted(path for path in folder.iterdir() if path.suffix in READ)
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    return [folder / "config.json", *indices, *weight_files(folder)]
+
+
 def _files_digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in component_files(folder):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.name} {content}\n".encode())
     return digest.hexdigest()
 
 

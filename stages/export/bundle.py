@@ -8,7 +8,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from modelzoo.checkpoints.digest import component_digest
+from modelzoo.checkpoints.digest import component_digest, component_files
 from modelzoo.checkpoints.folder import DIFFUSERS_STEM, weight_files, write_json
 from stages.artifacts import read_json
 from stages.base_record import Part, read_record
@@ -38,7 +38,9 @@ def assemble(
     write_json(_model_index(base, {name, *parts}), folder / INDEX)
     _write_denoiser(folder / name, denoiser, upstream)
     for part, source in parts.items():
-        shutil.copytree(source.path, folder / part)
+        (folder / part).mkdir()
+        for file in component_files(source.folder):
+            shutil.copy(file, folder / part)
         if component_digest(folder / part) != source.digest:
             raise ValueError(
                 f"{source.path} has changed since the records in {base} were written: run "

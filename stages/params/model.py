@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from stages.params.schema import choice, number
 
 FAMILIES = ("sdxl", "flux", "flux2", "sd3")
+SINGLE_FILE = ".safetensors"  # how a pretrained_path ends that is a file
 
 
 @dataclass(frozen=True)
@@ -155,15 +156,23 @@ class Model:
 
     type: str = field(metadata={"choices": FAMILIES})  # family
     variant: str | None = None  # dev, schnell, klein-4b, klein-9b, large, medium ...
-    pretrained_path: str | None = None  # folder in the diffusers layout; null with from_scratch
+    # folder in the diffusers layout, Hugging Face id (owner/name, owner/name@revision), or one
+    # .safetensors file with components; null with from_scratch
+    pretrained_path: str | None = None
+    components: str | None = None  # diffusers folder with what the file lacks; `use`: else source
     dtype: str = choice("float32", "float32", "bfloat16", "float16")  # of the base weights
-    source: str | None = None  # written by `use`: pretrained_path or from_scratch.dataset
+    source: str | None = None  # written by `use`: pretrained_path, its pin, or the dataset
     from_scratch: FromScratch | None = None  # a base made here; null with pretrained_path
     transformer: Transformer | None = None  # null: the sizes of the weights
     unet: Unet | None = None  # SDXL only
     vae: Vae | None = None  # null: the sizes of the weights
     text_encoder: TextEncoders | None = None  # null: the sizes of the weights
     scheduler: Scheduler = Scheduler()  # the noise process
+
+    @property
+    def is_single_file(self) -> bool:
+        """Whether the base is one file, and `components` holds the rest of it."""
+        return self.pretrained_path is not None and self.pretrained_path.endswith(SINGLE_FILE)
 
     def __post_init__(self) -> None:
         """Refuse two bases."""

@@ -37,9 +37,10 @@ def settled(path: Path, overrides: Sequence[str] = ()) -> Config:
             f"model.from_scratch.dataset or model.pretrained_path ({derived['model.source']!r}): "
             "take it out"
         )
+    source, components = derived["model.source"], derived["model.components"]
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, source=derived["model.source"]),
+        model=dataclasses.replace(config.model, source=source, components=components),
         evaluate=dataclasses.replace(config.evaluate, judge_path=derived["evaluate.judge_path"]),
     )
 

@@ -6,8 +6,17 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from stages.params import pins
 from stages.params.config import Config
-from stages.params.model import Mistral3, Model, Qwen3, TextEncoders, Transformer, Vae
+from stages.params.model import (
+    SINGLE_FILE,
+    Mistral3,
+    Model,
+    Qwen3,
+    TextEncoders,
+    Transformer,
+    Vae,
+)
 from stages.params.read import canonical
 
 NOISE = {"sdxl": "ddpm", "flux": "flow_matching", "flux2": "flow_matching", "sd3": "flow_matching"}
@@ -42,6 +51,7 @@ def broken(config: Config) -> Iterator[str]:
     """Yield each broken rule as a sentence that names its keys."""
     yield from _unavailable(canonical(config))
     yield from _incomplete(config)
+    yield from _components(config.model)
     yield from _family(config)
     yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
@@ -51,9 +61,10 @@ def broken(config: Config) -> Iterator[str]:
 def derived(config: Config) -> dict[str, str | None]:
     """Say what the keys hold that `use` writes and nobody sets by hand."""
     model, evaluate = config.model, config.evaluate
-    dataset = model.from_scratch.dataset if model.from_scratch else None
+    source = pins.source(model)
     return {
-        "model.source": dataset or model.pretrained_path,
+        "model.source": source,
+        "model.components": model.components if model.is_single_file else source,
         "evaluate.judge_path": evaluate.judge_path if evaluate.judge else config.data.train_path,
     }
 
@@ -88,6 +99,22 @@ def _incomplete(config: Config) -> Iterator[str]:
         yield f"evaluate.judge_path is null, but the judge {evaluate.judge!r} needs its folder"
     if not config.sample.prompts:
         yield "sample.prompts is empty: give at least one {prompt, width, height}"
+
+
+def _components(model: Model) -> Iterator[str]:
+    if model.is_single_file and model.components is None:
+        yield (
+            f"model.components is null, but model.pretrained_path {model.pretrained_path!r} is one "
+            "file: give a diffusers folder of the same model for what the file does not hold, such "
+            "as tokenizers"
+        )
+    completes_nothing = model.components not in (None, model.source, pins.source(model))
+    if not model.is_single_file and completes_nothing:
+        yield (
+            f"model.components: {model.components!r} given, but it completes a model.pretrained_"
+            f"path that is one {SINGLE_FILE} file, and {model.pretrained_path!r} is none: set "
+            "model.components to null"
+        )
 
 
 def _family(config: Config) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from stages.artifacts import write_text
-from stages.params import document
+from stages.params import document, pins
 from stages.params.config import Config
 from stages.params.places import check_places
 from stages.params.resolve import settled
@@ -23,6 +23,8 @@ PARAMS = Path("params.yaml")
 
 def use(path: Path, overrides: Sequence[str] = (), target: Path = PARAMS) -> Config:
     """Compose, check and write; nothing is written when anything is wrong.
+
+    For a base on Hugging Face the pin that names its commit is written too; nothing is downloaded.
 
     Args:
         path: The configuration, usually in params/experiments.
@@ -35,6 +37,8 @@ def use(path: Path, overrides: Sequence[str] = (), target: Path = PARAMS) -> Con
     """
     config = settled(path, overrides)
     check_places(config, str(path))
+    if pins.is_pinned(config.model):
+        pins.write_pin(config.model)
     command = shlex.join(["python", "-m", "stages.params", "use", str(path), *overrides])
     header = f"# Written by `{' '.join(command.split())}` (an empty value is null)\n"
     write_text(target, header + dump(dataclasses.asdict(config)))

@@ -1,60 +1,76 @@
-"""Check given weights: the right family, every component there, every key used."""
+"""Open and check given weights: the right family, every component there, every key used."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from modelzoo import families
 from modelzoo.autoencoders import load_autoencoder
+from modelzoo.checkpoints import hub
 from modelzoo.create import create_model
-from modelzoo.text_encoders import (
-    TEXT_PARTS,
-    load_text_encoders,
-    load_tokenizers,
-    text_lengths,
-)
+from modelzoo.text_encoders import TEXT_PARTS, load_text_encoders, load_tokenizers, text_lengths
 from stages.artifacts import read_json
+from stages.base_record import hub_home
+from stages.params import pins
+from stages.params.model import Model
+from stages.prepare_base.parts import INDEX, Base, check_family, in_folder, part_names
+from stages.prepare_base.single_file import convert_file
 
-INDEX = "model_index.json"
+KEY = "model.pretrained_path"
 
 
-def check_base(model: Mapping[str, Any]) -> None:
-    """Load every component of `model.pretrained_path` strictly, and drop it again.
+def given_base(model: Model, made: Path, home: Path) -> Base:
+    """Open `model.pretrained_path`, load every component strictly, and drop it again.
+
+    Args:
+        model: The section `model`, resolved.
+        made: The folder to be made for what a single file holds.
+        home: Where that folder will be in the end.
 
     Raises:
-        FileNotFoundError: The folder or a part of it is not there.
+        FileNotFoundError: A component is not there, or Hugging Face cannot be reached.
         ValueError: The weights are of another family, or do not fit their configuration.
     """
-    folder = Path(model["pretrained_path"])
-    check_family(folder, model["type"])
-    dtype = getattr(torch, model["dtype"])
-    create_model(model)
-    load_autoencoder(folder / "vae", dtype)
-    family = model["type"]
-    parts = [part for part in TEXT_PARTS[family] if (folder / part.encoder).is_dir()]
-    tokenizer = load_tokenizers(
-        family, {part.tokenizer: folder / part.tokenizer for part in parts}, text_lengths(model)
+    if model.is_single_file:
+        base = convert_file(model, made, home)
+        check_text(model, base.folders)
+        return base
+    base = download(model) if pins.is_pinned(model) else open_folder(model)
+    (denoiser, *_) = base.folders.values()
+    create_model({**dataclasses.asdict(model), "pretrained_path": str(denoiser.parent)})
+    load_autoencoder(base.folders["vae"], getattr(torch, model.dtype))
+    check_text(model, base.folders)
+    return base
+
+
+def open_folder(model: Model) -> Base:
+    """Open a folder in the diffusers layout."""
+    folder = Path(str(model.pretrained_path))
+    check_family(folder, model.type, KEY)
+    return in_folder(model.type, folder, folder)
+
+
+def download(model: Model) -> Base:
+    """Download what is needed of the pinned commit; the family is compared before the weights."""
+    pin = pins.read_pin(model)
+    snapshot = hub.download(pin.name, ())
+    check_family(snapshot, model.type, KEY)
+    index = read_json(snapshot / INDEX)
+    names = part_names(model.type, lambda name: any(index.get(name) or ()))
+    hub.download(f"{pin.repo}@{snapshot.name}", names)
+    home = hub_home(pin.repo, snapshot.name)
+    return Base(
+        index, {name: snapshot / name for name in names}, {name: home / name for name in names}
     )
-    encoders = {part.encoder: folder / part.encoder for part in parts}
-    load_text_encoders(family, encoders, tokenizer, dtype)
 
 
-def check_family(folder: Path, family: str) -> None:
-    """Compare the pipeline that model_index.json names with the family's."""
-    if not (folder / INDEX).is_file():
-        raise FileNotFoundError(
-            f"model.pretrained_path: {str(folder)!r} has no {INDEX}: give a folder in the "
-            f"diffusers layout, with one folder for each component"
-        )
-    index = read_json(folder / INDEX)
-    pipeline = index.get("_class_name")
-    allowed = families.family(family).pipelines
-    if pipeline not in allowed:
-        raise ValueError(
-            f"model.pretrained_path: {str(folder)!r} holds a {pipeline!r}, but model.type "
-            f"{family!r} needs one of {sorted(allowed)!r}: change model.type or the folder"
-        )
+def check_text(model: Model, folders: Mapping[str, Path]) -> None:
+    """Load the tokenizers and the text encoders."""
+    encoders = {
+        p.encoder: folders[p.encoder] for p in TEXT_PARTS[model.type] if p.encoder in folders
+    }
+    tokenizer = load_tokenizers(model.type, folders, text_lengths(dataclasses.asdict(model)))
+    load_text_encoders(model.type, encoders, tokenizer, getattr(torch, model.dtype))

@@ -7,21 +7,22 @@ reruns only what reads that component.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelzoo import families
 from modelzoo.checkpoints.digest import component_digest
-from modelzoo.text_encoders import TEXT_PARTS, text_lengths
+from modelzoo.text_encoders import text_lengths
 from stages.artifacts import read_json, staging
 from stages.base_record import Part, write_record
 from stages.launch import use_threads
 from stages.params.model import Model
 from stages.params.read import key
 from stages.prepare_base.from_scratch import make_base
-from stages.prepare_base.pretrained import INDEX, check_base
+from stages.prepare_base.parts import Base, in_folder
+from stages.prepare_base.pretrained import given_base
 
 # component -> the file of its folders that names their class, and where in that file
 COMPONENTS = {
@@ -45,7 +46,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """One folder: a small JSON file a component, and under model/ the base if it is made here."""
+    """One folder: a small JSON file a component, and under model/ what of the base is made here."""
 
     base: Path = Path("data/base")
 
@@ -55,36 +56,33 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     use_threads(params.threads)
     model = dataclasses.asdict(params.model)
     with staging(artifacts.base) as staged:
+        staged.mkdir()
+        made, home = staged / "model", artifacts.base / "model"
         if params.model.pretrained_path is None:
-            home, folder = artifacts.base / "model", staged / "model"
-            make_base(model, params.caption_extension, params.seed, folder)
+            make_base(model, params.caption_extension, params.seed, made)
+            base = in_folder(params.model.type, made, home)
         else:
-            home = folder = Path(params.model.pretrained_path)
-            check_base(model)
-        settings = text_settings(model, folder)
-        for name, folders in component_folders(model["type"], folder).items():
-            parts = {part: describe(name, folder / part, home / part) for part in folders}
+            base = given_base(params.model, made, home)
+        settings = text_settings(model, base.index)
+        for name, names in components(base).items():
+            parts = {part: describe(name, base.folders[part], base.homes[part]) for part in names}
             write_record(staged / f"{name}.json", parts, settings.get(name, {}))
 
 
-def component_folders(family_name: str, model: Path) -> dict[str, tuple[str, ...]]:
-    """Give the folders of each component in a diffusers model, text encoders in their order."""
-    text = [part for part in TEXT_PARTS[family_name] if (model / part.encoder).is_dir()]
-    return {
-        "vae": ("vae",),
-        "text_encoder": tuple(part.encoder for part in text),
-        "tokenizer": tuple(part.tokenizer for part in text),
-        "denoiser": (families.family(family_name).folder,),
-        "scheduler": ("scheduler",),
-    }
+def components(base: Base) -> dict[str, list[str]]:
+    """Group the parts of a base by the component they belong to, in their order."""
+    grouped: dict[str, list[str]] = {name: [] for name in COMPONENTS}
+    for part in base.folders:
+        kind = re.sub(r"_\d$", "", part)
+        grouped[kind if kind in COMPONENTS else "denoiser"].append(part)
+    return grouped
 
 
-def text_settings(model: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """Say what of the parameters and the model's index changes what prompts become."""
-    zero_empty = read_json(folder / INDEX).get("force_zeros_for_empty_prompt", False)
+def text_settings(model: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Say what of the parameters and of model_index.json changes what prompts become."""
     return {
         "tokenizer": {"lengths": text_lengths(model)},
-        "text_encoder": {"zero_empty": bool(zero_empty)},
+        "text_encoder": {"zero_empty": bool(index.get("force_zeros_for_empty_prompt", False))},
     }
 
 

@@ -96,7 +96,7 @@ def test_a_folder_that_is_there_or_added_to_dvc_is_accepted(digits: Use, made: s
         (["evaluate.judge_path=gone"], r"evaluate\.judge_path: 'gone' is not there"),
         (["model.from_scratch.dataset=gone"], r"model\.from_scratch\.dataset: 'gone' is not"),
         (["data.train_path=data/raw/dvc.yaml"], "is a file: give a folder"),
-        (["model.from_scratch=null", "model.pretrained_path=org/name"], "Hugging Face id"),
+        (["model.from_scratch=null", "model.pretrained_path=data/gone"], "id say data/gone@main"),
         (["model.from_scratch=null"], "both null: give one"),
         (["model.pretrained_path=x"], "set one of them to null"),
         (["model.source=elsewhere"], r"model\.source: 'elsewhere' given, but it follows from"),
