@@ -13,10 +13,8 @@ from modelzoo.text_encoders.tokenization import (
     TextPart,
     Tokenizer,
     Tokens,
-    load_tokenizer,
     load_tokenizers,
     text_lengths,
-    train_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -31,14 +29,10 @@ __all__ = [
     "TextPart",
     "Tokenizer",
     "Tokens",
-    "init_text_encoder",
-    "load_text_encoder",
     "load_text_encoders",
-    "load_tokenizer",
     "load_tokenizers",
     "make_text_parts",
     "text_lengths",
-    "train_tokenizer",
 ]
 
 
@@ -60,16 +54,3 @@ def make_text_parts(model: Mapping[str, Any], captions: list[str], seed: int, fo
     from modelzoo.text_encoders import from_scratch
 
     from_scratch.make_text_parts(model, captions, seed, folder)
-
-
-def load_text_encoder(folder: Path, tokenizer: Tokenizer, dtype: torch.dtype) -> TextEncoder:
-    """Load a FLUX.2 text encoder: the old interface, until nothing imports it."""
-    prompts = PromptTokenizer({tokenizer.kind: tokenizer}, {tokenizer.kind: tokenizer.max_length})
-    return load_text_encoders("flux2", {"text_encoder": folder}, prompts, dtype)
-
-
-def init_text_encoder(config: Mapping[str, Any], seed: int, folder: Path) -> None:
-    """Write an untrained Qwen3: the old interface, until nothing imports it."""
-    from modelzoo.text_encoders.from_scratch import init_part
-
-    init_part("qwen3", config, seed, folder)

@@ -7,8 +7,6 @@ from modelzoo.text_encoders.tokenization.tokenizer import (
     PromptTokenizer,
     Tokenizer,
     Tokens,
-    load_tokenizer,
-    train_tokenizer,
 )
 
 __all__ = [
@@ -18,8 +16,6 @@ __all__ = [
     "TextPart",
     "Tokenizer",
     "Tokens",
-    "load_tokenizer",
     "load_tokenizers",
     "text_lengths",
-    "train_tokenizer",
 ]

@@ -184,18 +184,3 @@ def require_tokens(backend: Backend, tokens: list[str], where: Path) -> list[int
             "give the tokenizer folder of a model of the family"
         )
     return [index for index in ids.values() if index is not None]
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a FLUX.2 tokenizer: the old interface, until nothing imports it."""
-    from modelzoo.text_encoders.tokenization.folder import load_tokenizers
-
-    return next(iter(load_tokenizers("flux2", {"tokenizer": folder}).tokenizers.values()))
-
-
-def train_tokenizer(captions, vocab_size, max_length, folder):
-    """Train a Qwen3 tokenizer: the old interface, until nothing imports it."""
-    from modelzoo.text_encoders import tokenizer_training
-
-    tokenizer_training.train_tokenizer("qwen3", list(captions), vocab_size, max_length, folder)
-    return load_tokenizer(folder)
