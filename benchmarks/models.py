@@ -14,13 +14,14 @@ import re
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
-from models_cases import CASES, Case, case
-from torch import Tensor, nn
+from models_cases import CASES, Case, case, predict
+from torch import nn
 
 THREADS = 2
 REPEATS = 7
@@ -44,12 +45,12 @@ HEADER = (
 Step = Callable[[], None]
 
 
-def step_of(network: nn.Module, predict: Callable[[nn.Module], Tensor]) -> Step:
+def step_of(network: nn.Module, inputs: Mapping[str, Any]) -> Step:
     """Make one forward and backward pass of all parameters."""
 
     def step() -> None:
         network.zero_grad(set_to_none=True)
-        predict(network).square().mean().backward()
+        predict(network, inputs).square().mean().backward()
 
     return step
 
@@ -91,8 +92,8 @@ def times(chosen: Case, compiled: bool, repeats: int) -> list[str]:
     if compiled:
         for block in chosen.denoiser(networks[4]).blocks():
             block.compile()
-    predict = [chosen.call("theirs"), *[chosen.call("ours")] * (len(networks) - 1)]
-    steps = [step_of(*pair) for pair in zip(networks, predict, strict=True)]
+    inputs = [chosen.inputs("theirs"), *[chosen.inputs("ours")] * (len(networks) - 1)]
+    steps = [step_of(*pair) for pair in zip(networks, inputs, strict=True)]
     taken = interleaved(steps, repeats)
     theirs, ours = (statistics.median(taken[index]) for index in (0, 1))
     parts = [f"{theirs:.3f}", f"{ours:.3f}", f"{ratio(taken[1], taken[0]):.3f}"]
@@ -107,7 +108,7 @@ def peak_bytes(chosen: Case, kind: str) -> int:
     side = "theirs" if kind.startswith("theirs") else "ours"
     network = chosen.oracle() if side == "theirs" else chosen.ours()
     network.gradient_checkpointing = kind.endswith("checkpointed")
-    step = step_of(network, chosen.call(side))
+    step = step_of(network, chosen.inputs(side))
     for _ in range(PEAK_STEPS):
         step()
     return _status("VmHWM") - before
@@ -157,8 +158,8 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return (
-        f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, float32, "
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}, "
+        f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, "
+        f"float32, torch {torch.__version__}, diffusers {diffusers.__version__}, "
         f"Python {platform.python_version()}"
     )
 
