@@ -14,6 +14,8 @@ from modelzoo.checkpoints.folder import write_json
 from modelzoo.checkpoints.single_file import SingleFile, open_single_file
 from modelzoo.create import create_model
 from modelzoo.text_encoders import TEXT_PARTS
+from modelzoo.text_encoders.family import ENCODERS
+from modelzoo.text_encoders.text_encoder import build_part
 from stages.artifacts import read_json
 from stages.params.model import Model
 from stages.prepare_base.parts import INDEX, Base, check_family, part_names
@@ -68,7 +70,11 @@ def check_whole(model: Model, held: set[str], names: list[str]) -> None:
 
 
 def check_networks(model: Model, file: SingleFile) -> None:
-    """Load the denoiser, and the autoencoder if the file has it, every key used."""
+    """Load each network of the file from it, every key used, so that errors name the file."""
+    dtype, encoders = getattr(torch, model.dtype), ENCODERS[model.type]
     create_model(dataclasses.asdict(model))
-    if "vae" in file.components:
-        autoencoder_from(*file.components["vae"], getattr(torch, model.dtype))
+    for name, component in file.components.items():
+        if name == "vae":
+            autoencoder_from(*component, dtype)
+        elif name in encoders:
+            build_part(encoders[name], *component, dtype)

@@ -99,11 +99,18 @@ def test_an_id_is_pinned_by_use_and_downloaded_by_the_stages(
                 "path": f"hub:toy/flux1@{COMMIT}/{name}",
             }
 
+    (snapshot,) = Path("first_machine").glob("hub/models--toy--flux1/snapshots/*")
+    (snapshot / "text_encoder" / "model.fp16.safetensors").write_text("by another program")
+    (snapshot / "tokenizer" / "README.md").write_text("by another program")
     shutil.copytree(base / "model" / "transformer", "trained")
     offline = environment(workspace / "first_machine")
     exported = python(offline, "-c", ASSEMBLE)
     assert exported.returncode == 0, exported.stderr
-    assert not list(Path("exported").rglob("*.fp16.*"))
+    assert {path.name for path in Path("exported/text_encoder").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
+    assert not Path("exported/tokenizer/README.md").exists()
 
 
 def test_a_stage_on_another_machine_downloads_what_it_reads_and_no_more(
