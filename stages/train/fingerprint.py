@@ -22,7 +22,6 @@ UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never
     "autoencoders",
     "checkpoints/convert.py",
     "checkpoints/digest.py",
-    "checkpoints/hub.py",
     "checkpoints/layouts",
     "checkpoints/single_file.py",
     "create.py",

@@ -1,7 +1,9 @@
-"""A workspace as the encoding stages leave it: rows of noise, and a small transformer."""
+"""A workspace as the encoding stages leave it: rows of noise, and a small denoiser."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import multiprocessing
 import os
 import subprocess
@@ -16,29 +18,25 @@ import pytest
 import torch
 import yaml
 
-from modelzoo import families
-from modelzoo.flux.v2.config import Flux2Config
-from stages.artifacts import write_json, write_table
+from modelzoo.denoiser import init_denoiser, save_denoiser
+from modelzoo.families import FAMILIES
+from stages.artifacts import write_table
+from stages.base_record import Part, read_record, write_record
 from stages.params.read import read
 from stages.rows.keys import row_key, table_name
 from stages.rows.table import RowTable
-from stages.tables import to_table
+from stages.tables import SIZES, to_table
 from stages.train.stage import Params
+from tests import toys
 
 REPOSITORY = Path(__file__).parents[2]
-CONFIG = Flux2Config(
-    in_channels=8,
-    num_layers=1,
-    num_single_layers=1,
-    attention_head_dim=16,
-    num_attention_heads=2,
-    joint_attention_dim=12,
-    timestep_guidance_channels=16,
-    axes_dims_rope=(4, 4, 4, 4),
-    guidance_embeds=False,
-)
-SHAPES = {"32x32": (8, 2, 2), "64x32": (8, 2, 4)}  # of the latents in each bucket
-CONTEXT = (3, 12)
+ROWS = {  # of the text encoders of toy models
+    "sdxl": {"context": (12, 32), "pooled": (16,)},
+    "flux": {"context": (10, 32), "pooled": (16,)},
+    "flux2": {"context": (5, 48)},
+    "sd3": {"context": (22, 32), "pooled": (32,)},
+}
+BUCKETS = {"16x16": (8, 8), "32x16": (8, 16)}  # and the cells of an autoencoder of factor 2
 TRAINING = {
     "steps": 20,
     "batch_size": 4,
@@ -55,13 +53,15 @@ TRAINING = {
 class Workspace:
     """A folder with everything that training reads."""
 
-    def __init__(self, root: Path, num_images: int = 19, num_validation: int = 4) -> None:
-        self.root, self.store = root, root / "store"
+    def __init__(
+        self, root: Path, num_images: int = 19, num_validation: int = 4, family: str = "flux2"
+    ) -> None:
+        self.root, self.store, self.family = root, root / "store", family
         self.output = root / "data" / "train"
         self.num_images, self.num_validation = num_images, num_validation
         self.tree: dict[str, Any] = {
             "experiment": {"name": "toy", "output_dir": "outputs/toy", "seed": 1},
-            "model": {"type": "flux2", "dtype": "float32"},
+            "model": {"type": family, "dtype": "float32"},
             "training": {**TRAINING},
             "data": {"train_path": "data/raw/toy", "store": str(self.store)},
             "hardware": {"threads": 1},
@@ -92,54 +92,77 @@ class Workspace:
         )
 
     def _write_base(self) -> None:
-        folder = self.root / "data/base/model/transformer"
-        family = families.family("flux2")
-        denoiser = family.init_denoiser(CONFIG, 0)
-        torch.nn.init.normal_(denoiser.transformer.proj_out.weight, std=0.1)
-        family.save_denoiser(denoiser, folder)
-        base = self.root / "data/base"
-        path = {"path": str(folder), "class_name": "Flux2Transformer2DModel"}
-        write_json(base / "transformer.json", {**path, "digest": "transformer"})
-        write_json(base / "vae.json", {**path, "digest": "vae"})
-        write_json(base / "text_encoder.json", {**path, "digest": "text encoder"})
+        kind, base = FAMILIES[self.family], self.root / "data/base"
+        model = dataclasses.asdict(toys.section(self.family, self.root))
+        folder = base / "model" / kind.folder
+        denoiser = init_denoiser(kind.denoiser, kind.network_config(model), 0)
+        last = getattr(denoiser.network, "proj_out", None) or denoiser.network.conv_out
+        torch.nn.init.normal_(last.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+        save_denoiser(denoiser, folder)
+        part = Part(kind.denoiser.NETWORK.__name__, folder, "denoiser")
+        write_record(base / "denoiser.json", {kind.folder: part}, {})
+        scheduler = base / "model/scheduler"
+        scheduler.mkdir()
+        settings = kind.scheduler_config(model)
+        (scheduler / "scheduler_config.json").write_text(json.dumps(settings))
+        part = Part(settings["_class_name"], scheduler, "scheduler")
+        write_record(base / "scheduler.json", {"scheduler": part}, {})
+        for name in ("vae", "text_encoder"):
+            self.write_encoder(name, name)
+
+    def write_encoder(self, name: str, digest: str) -> None:
+        """Name an encoder of the base in a record; training compares its digest alone."""
+        part = Part("Encoder", self.root / "data/base/model" / name, digest)
+        write_record(self.root / f"data/base/{name}.json", {name: part}, {})
 
     def _write_rows(self) -> None:
         random = np.random.default_rng(0)
         latents, captions = [], []
         for i in range(self.num_images):
-            bucket = list(SHAPES)[i % 2]
-            columns = {"mean": SHAPES[bucket]}
-            name, key = table_name("latents", columns), row_key(image=i)
-            table = RowTable.open(str(self.store), name, columns)
-            table.add([key], {"mean": random.standard_normal((1, *SHAPES[bucket]), np.float32)})
+            bucket = list(BUCKETS)[i % 2]
+            name, key, shape = self._write_latents(random, i, bucket)
             sample_id = f"{i:020x}"
             captions.append({"sample_id": sample_id, "caption": f"picture {i % 5}"})
-            channels, height, width = SHAPES[bucket]
-            latents.append(
-                {
-                    "sample_id": sample_id,
-                    "key": key,
-                    "table": name,
-                    "split": "validation" if i < self.num_validation else "train",
-                    "bucket": bucket,
-                    "channels": channels,
-                    "height": height,
-                    "width": width,
-                }
-            )
-        columns = {"context": CONTEXT}
+            split = "validation" if i < self.num_validation else "train"
+            row = {"sample_id": sample_id, "key": key, "table": name, "split": split}
+            row |= {"bucket": bucket, "channels": shape[0], "height": shape[1], "width": shape[2]}
+            sizes = (100 + i, 200, i % 3, 0, 2 * shape[1], 2 * shape[2])
+            latents.append(row | dict(zip(SIZES, sizes, strict=True)))
+        columns = ROWS[self.family]
         name = table_name("text", columns)
         distinct = sorted({"", *(row["caption"] for row in captions)})
         keys = [row_key(caption=caption) for caption in distinct]
-        values = random.standard_normal((len(distinct), *CONTEXT), np.float32)
-        RowTable.open(str(self.store), name, columns).add(keys, {"context": values})
+        values = {
+            column: random.standard_normal((len(distinct), *shape), np.float32)
+            for column, shape in columns.items()
+        }
+        RowTable.open(str(self.store), name, columns).add(keys, values)
         prompts = [
             {"caption": caption, "key": key, "table": name}
             for caption, key in zip(distinct, keys, strict=True)
         ]
-        self._write("latents", latents, {"encoder": "vae", "family": "flux2"})
-        self._write("prompts", prompts, {"encoder": "text encoder", "family": "flux2"})
+        self._write("latents", latents, self._made_by("vae"))
+        self._write("prompts", prompts, self._made_by("text_encoder"))
         self._write("captions", captions, {})
+
+    def _write_latents(
+        self, random: np.random.Generator, index: int, bucket: str
+    ) -> tuple[str, str, tuple[int, int, int]]:
+        """Add a picture's row; return its table, its key and the shape of the latent."""
+        height, width = BUCKETS[bucket]
+        is_patched = self.family == "flux2"
+        shape = (16, height // 2, width // 2) if is_patched else (4, height, width)
+        values = {"mean": random.standard_normal((1, *shape), np.float32)}
+        if not is_patched:
+            values["logvar"] = np.full((1, *shape), -2.0, np.float32)
+        columns = dict.fromkeys(values, shape)
+        name, key = table_name("latents", columns), row_key(image=index)
+        RowTable.open(str(self.store), name, columns).add([key], values)
+        return name, key, shape
+
+    def _made_by(self, encoder: str) -> dict[str, str]:
+        record = read_record(self.root / f"data/base/{encoder}.json")
+        return {"encoder": record.digest, "family": self.family}
 
     def _write(self, name: str, rows: list[dict[str, Any]], extra: dict[str, str]) -> None:
         write_table(self.root / f"data/{name}.parquet", to_table(rows, name), name, extra)
@@ -155,9 +178,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 @pytest.fixture
 def make_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workspace]:
-    """Make a workspace of other sizes, which becomes the working folder."""
+    """Make a workspace of another size or family, which becomes the working folder."""
 
-    def make(**sizes: int) -> Workspace:
+    def make(**sizes: Any) -> Workspace:
         monkeypatch.chdir(tmp_path)
         monkeypatch.delenv("DIFFBASE_STORE", raising=False)
         return Workspace(tmp_path, **sizes)

@@ -25,16 +25,25 @@ class Rows:
     captions = tuple(f"caption {i}" for i in range(13))
 
     def latents(self, indices):
-        return np.broadcast_to(indices[:, None, None, None], (len(indices), 2, 3, 4)).astype("f4")
+        mean = np.broadcast_to(indices[:, None, None, None], (len(indices), 2, 3, 4)).astype("f4")
+        return {"mean": mean, "logvar": np.full_like(mean, np.log(0.25))}
 
-    def text(self, captions):
-        return {"context": torch.tensor([[float(len(caption))] for caption in captions])}
+    def conditions(self, indices, captions):
+        context = torch.tensor([[float(len(caption))] for caption in captions])
+        return {"context": context, "sizes": torch.from_numpy(indices)}
 
 
-def batches(caption_dropout=0.0, **of_order):
+class MeansAlone(Rows):
+    """The same of an autoencoder without a posterior."""
+
+    def latents(self, indices):
+        return {"mean": super().latents(indices)["mean"]}
+
+
+def batches(caption_dropout=0.0, posterior="mean", rows=Rows, **of_order):
     objective = FlowMatching(Objective())
     seed = of_order.get("seed", 0)
-    return Batches(Rows(), order(**of_order), objective, caption_dropout, seed)
+    return Batches(rows(), order(**of_order), objective, caption_dropout, posterior, seed)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 5])
@@ -88,7 +97,7 @@ def test_noise_time_and_caption_of_a_visit_do_not_depend_on_its_neighbours():
         of = batches(caption_dropout=0.5, batch_size=batch_size)
         made = [batch for step in range(of.order.epoch_length) for batch in of.at(step)]
         return {
-            sample_id: (batch.noise[i], batch.t[i], batch.text["context"][i])
+            sample_id: (batch.noise[i], batch.t[i], batch.conditions["context"][i])
             for batch in made
             for i, sample_id in enumerate(batch.sample_ids)
         }
@@ -98,6 +107,55 @@ def test_noise_time_and_caption_of_a_visit_do_not_depend_on_its_neighbours():
     for sample_id, numbers in few.items():
         for one, other in zip(numbers, many[sample_id], strict=True):
             assert torch.equal(one, other)
+
+
+def drawn_latents(of, epochs):
+    """The latents of every visit (epochs, 2, 3, 4), by sample."""
+    found = {}
+    for step in range(epochs * of.order.epoch_length):
+        for batch in of.at(step):
+            for sample_id, latents in zip(batch.sample_ids, batch.latents, strict=True):
+                found.setdefault(sample_id, []).append(latents)
+    return {sample_id: torch.stack(visits) for sample_id, visits in found.items()}
+
+
+def test_the_mean_of_the_posterior_is_the_same_at_every_visit():
+    for sample_id, visits in drawn_latents(batches(), 2).items():
+        assert (visits == int(sample_id[2:])).all()
+
+
+def test_a_draw_from_the_posterior_has_its_mean_and_deviation_and_belongs_to_the_visit():
+    few = drawn_latents(batches(posterior="sample", batch_size=2), 20)
+    many = drawn_latents(batches(posterior="sample", batch_size=13), 20)
+    deviations = []
+    for sample_id, visits in few.items():
+        assert torch.equal(visits, many[sample_id])  # whatever its neighbours
+        assert len(torch.unique(visits.flatten(1), dim=0)) == 20
+        deviations.append(visits - int(sample_id[2:]))
+    assert abs(torch.stack(deviations).mean()) < 0.02
+    assert abs(torch.stack(deviations).std() - 0.5) < 0.01  # the root of exp(logvar)
+
+
+def test_drawing_from_the_posterior_changes_neither_noise_nor_times():
+    for mean, drawn in zip(batches().at(0), batches(posterior="sample").at(0), strict=True):
+        assert mean.sample_ids == drawn.sample_ids
+        assert torch.equal(mean.noise, drawn.noise)
+        assert torch.equal(mean.t, drawn.t)
+        correlation = torch.corrcoef(
+            torch.stack([(drawn.latents - mean.latents).flatten(), drawn.noise.flatten()])
+        )
+        assert abs(correlation[0, 1]) < 0.3  # a draw is not the noise that hides it
+
+
+def test_a_draw_from_rows_without_a_variance_is_refused():
+    with pytest.raises(ValueError, match=r"training\.posterior: 'sample' given, but .* set 'mean'"):
+        batches(posterior="sample", rows=MeansAlone).at(0)
+    assert batches(rows=MeansAlone).at(0)
+
+
+def test_sizes_stay_with_their_samples():
+    for batch in batches(batch_size=13).at(0):
+        assert batch.conditions["sizes"].tolist() == [int(name[2:]) for name in batch.sample_ids]
 
 
 def test_each_visit_has_noise_of_its_own():
@@ -120,11 +178,11 @@ def test_captions_are_dropped_about_as_often_as_asked():
         length
         for step in range(100 * of.order.epoch_length)
         for batch in of.at(step)
-        for length in batch.text["context"].flatten().tolist()
+        for length in batch.conditions["context"].flatten().tolist()
     ]
     assert 0.25 < lengths.count(0.0) / len(lengths) < 0.35
     never = batches(caption_dropout=0.0, batch_size=13)
-    assert all((batch.text["context"] > 0).all() for batch in never.at(0))
+    assert all((batch.conditions["context"] > 0).all() for batch in never.at(0))
 
 
 def test_prefetching_changes_nothing_and_reads_not_past_the_end():

@@ -13,7 +13,7 @@ from stages.train.batches import Batch
 from stages.train.history import History, Metrics
 from stages.train.loop import every, fit
 from stages.train.methods import METHODS
-from stages.train.objectives import FlowMatching
+from stages.train.objectives import OBJECTIVES, FlowMatching
 from stages.train.optimizers import OPTIMIZERS
 from stages.train.plan import create_plan
 from stages.train.state import Ema, TrainState
@@ -52,6 +52,42 @@ def test_times_follow_the_law_and_the_shift(sampling, quarter):
     assert shifted[1] == pytest.approx(0.75)
 
 
+def ddpm(**scheduler):
+    base = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    settings = Objective(type="ddpm", timestep_sampling="uniform")
+    return OBJECTIVES["ddpm"](settings, {**base, "timestep_spacing": "leading", **scheduler})
+
+
+def test_times_of_ddpm_are_those_of_its_timesteps_each_as_likely():
+    uniform = (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000
+    times, counts = torch.unique(ddpm().times(uniform), return_counts=True)
+    torch.testing.assert_close(times, torch.arange(1000) / 1000)
+    assert counts.unique().tolist() == [5]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_ddpm_mixes_and_asks_for_what_the_bases_scheduler_says(prediction):
+    data, noise = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), -1.0)
+    t = torch.tensor([0.0, 0.999])
+    roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
+    left = torch.cumprod(1 - roots**2, 0)[[0, 999]].float()
+    signal, level = left.sqrt().view(2, 1, 1, 1), (1 - left).sqrt().view(2, 1, 1, 1)
+    objective = ddpm(prediction_type=prediction)
+    torch.testing.assert_close(objective.noisy(data, noise, t), signal * data + level * noise)
+    expected = noise if prediction == "epsilon" else signal * noise - level * data
+    torch.testing.assert_close(objective.target(data, noise, t), expected)
+
+
+def test_a_model_that_embeds_guidance_is_told_the_objectives():
+    denoiser = Scale()
+    method = METHODS["full_finetune"](FlowMatching(Objective(guidance=1.5)))
+    method.loss(denoiser, batch_of([0]))
+    assert denoiser.told is None
+    denoiser.embeds_guidance = True
+    method.loss(denoiser, batch_of([0]))
+    assert denoiser.told == 1.5
+
+
 def test_the_average_forgets_its_start_fast_and_then_keeps_its_decay():
     weight = nn.Parameter(torch.zeros(1))
     ema = Ema({"w": weight}, decay=0.5)
@@ -66,23 +102,27 @@ def test_the_average_forgets_its_start_fast_and_then_keeps_its_decay():
 class Scale:
     """A denoiser that multiplies by one number."""
 
-    def __init__(self, start=0.5):
-        self.transformer = nn.Module()
-        self.transformer.scale = nn.Parameter(torch.tensor(start))
+    dtype = torch.float32
+    embeds_guidance = False
 
-    def conditioning(self, text):
-        return text["context"]
+    def __init__(self, start=0.5):
+        self.network = nn.Module()
+        self.network.scale = nn.Parameter(torch.tensor(start))
+
+    def conditioning(self, rows, guidance=None):
+        self.told = guidance
+        return rows["context"]
 
     def predict(self, noisy, t, conditioning):
-        return self.transformer.scale * noisy + conditioning.mean()
+        return self.network.scale * noisy + conditioning.mean()
 
 
 def state_of(denoiser, ema_decay=None):
     accelerator = Accelerator(cpu=True)
-    trainable = dict(denoiser.transformer.named_parameters())
+    trainable = dict(denoiser.network.named_parameters())
     optimizer = OPTIMIZERS["adamw"](trainable.values(), Optimizer())
-    transformer, optimizer = accelerator.prepare(denoiser.transformer, optimizer)
-    return TrainState(denoiser, transformer, trainable, optimizer, accelerator, ema_decay)
+    network, optimizer = accelerator.prepare(denoiser.network, optimizer)
+    return TrainState(denoiser, network, trainable, optimizer, accelerator, ema_decay)
 
 
 def batch_of(ids, seed=0):
@@ -115,8 +155,8 @@ def test_micro_batches_of_any_size_count_by_their_images():
     hooks = [lambda state, metrics: seen.append(metrics)]
     whole = train(batch_of([0, 1, 2, 3, 4]), hooks=hooks)
     parts = train(batch_of([0, 1, 2, 3]), batch_of([4]), hooks=hooks)
-    for name, weight in whole.transformer.state_dict().items():
-        torch.testing.assert_close(parts.transformer.state_dict()[name], weight)
+    for name, weight in whole.network.state_dict().items():
+        torch.testing.assert_close(parts.network.state_dict()[name], weight)
     torch.testing.assert_close(seen[0].loss, seen[3].loss)
     torch.testing.assert_close(seen[0].grad_norm, seen[3].grad_norm)
     assert seen[3].sample_ids == ("0", "1", "2", "3", "4")
@@ -126,10 +166,10 @@ def test_evaluation_uses_the_average_and_gives_the_weights_back():
     state = state_of(Scale(), ema_decay=0.9)
     state.ema.average["scale"].fill_(7.0)
     with state.evaluation() as denoiser:
-        assert denoiser.transformer.scale.item() == 7.0
+        assert denoiser.network.scale.item() == 7.0
         assert not torch.is_grad_enabled()
-    assert state.denoiser.transformer.scale.item() == 0.5
-    assert state.transformer.training
+    assert state.denoiser.network.scale.item() == 0.5
+    assert state.network.training
 
 
 def test_every_calls_on_multiples_and_at_the_end():

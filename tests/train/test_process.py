@@ -1,5 +1,6 @@
 """`python -m stages.train` under a launcher that is killed: the whole story, with MLflow."""
 
+import json
 import os
 import signal
 import sys
@@ -26,12 +27,19 @@ def test_kill_9_of_the_launcher_alone_leaves_one_trainer_one_run_and_the_same_by
     while not any((workspace.store / "checkpoints").glob("*/step-*")):
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    (lock,) = (workspace.store / "checkpoints").glob("writing-*.lock")
+    trainer = json.loads(lock.read_text())["pid"]
+    os.kill(trainer, signal.SIGSTOP)  # or it might end before it is asked to
     orphan.send_signal(signal.SIGKILL)
     orphan.wait()
-    successor = workspace.start()
-    said, _ = successor.communicate(timeout=120)
-    assert successor.returncode == 0, said
-    assert "asking it to save and exit" in said
+    successor, said = workspace.start(), ""
+    while "asking it to save and exit" not in said:
+        line = successor.stdout.readline()
+        assert line, said
+        said += line
+    os.kill(trainer, signal.SIGCONT)
+    said += successor.stdout.read()
+    assert successor.wait() == 0, said
     assert "going on after step" in said
     assert "stopped by SIGTERM" in orphan.stdout.read()
     resumed = {p: p.read_bytes() for p in workspace.output.rglob("*") if p.is_file()}

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from modelzoo import families
-from stages.artifacts import write_json
-from stages.train.stage import create_trainer, run
+from modelzoo.denoiser import load_denoiser
+from modelzoo.flux.v2.model import Flux2
+from stages.base_record import read_record, write_record
+from stages.train.stage import create_trainer, run, weights_fingerprint
 
 
 def read_csv(path):
@@ -38,9 +40,8 @@ def test_it_writes_the_averaged_weights_the_curves_a_summary_and_a_ledger(worksp
     assert (summary["steps"], summary["num_images"]) == (20, 15)
     trainer = create_trainer(params)
     trainer.checkpoints.restore(trainer.state)
-    family = families.family("flux2")
-    kept = family.load_denoiser(workspace.output / "transformer", torch.float32)
-    for name, weight in kept.transformer.state_dict().items():
+    kept = load_denoiser(Flux2, workspace.output / "denoiser")
+    for name, weight in kept.network.state_dict().items():
         assert torch.equal(weight, trainer.state.ema.average[name])
     ledger = pq.read_table(workspace.output / "ledger.parquet").to_pydict()
     assert ledger["sample_id"] == trainer.batches.samples.sample_ids
@@ -63,8 +64,58 @@ def test_gradient_checkpointing_and_bfloat16_train_too(workspace):
         losses.append(read_csv(workspace.output / "curves/loss.csv")[1][-1][1])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert losses[2] == pytest.approx(losses[0], rel=0.05)
-    kept = families.family("flux2").load_denoiser(workspace.output / "transformer", torch.bfloat16)
-    assert kept.transformer.x_embedder.weight.dtype == torch.bfloat16
+    kept = load_file(workspace.output / "denoiser/diffusion_pytorch_model.safetensors")
+    assert {weight.dtype for weight in kept.values()} == {torch.bfloat16}
+
+
+LEARNING = {
+    "sdxl": {"objective": {"type": "ddpm", "timestep_sampling": "uniform"}},
+    "flux": {"objective": {"guidance": 1.0}},
+    "flux2": {},
+    "sd3": {"objective": {"shift": 3.0}},
+}
+
+
+@pytest.mark.parametrize("posterior", ["mean", "sample"])
+@pytest.mark.parametrize("family", LEARNING)
+def test_every_family_learns(make_workspace, family, posterior):
+    workspace = make_workspace(family=family)
+    params = workspace.params(**LEARNING[family], posterior=posterior)
+    if (family, posterior) == ("flux2", "sample"):
+        with pytest.raises(ValueError, match="this autoencoder keeps the mean alone"):
+            run(params)
+        return
+    run(params)
+    summary = json.loads((workspace.output / "summary.json").read_text())
+    assert summary["val_loss"] < 0.98 * summary["val_loss_base"]
+
+
+def test_sdxl_is_told_the_sizes_of_its_pictures(make_workspace):
+    workspace = make_workspace(family="sdxl")
+    trainer = create_trainer(workspace.params(**LEARNING["sdxl"]))
+    batches = [batch for step in range(4) for batch in trainer.batches.at(step)]
+    for batch in batches:
+        for sample_id, sizes in zip(batch.sample_ids, batch.conditions["sizes"], strict=True):
+            i = int(sample_id, 16)
+            assert sizes.tolist() == [100 + i, 200, i % 3, 0, 16, 32 if i % 2 else 16]
+    network, seen = trainer.state.denoiser.network, []
+    network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    trainer.method.loss(trainer.state.denoiser, batches[0])
+    assert torch.equal(seen[0]["time_ids"], batches[0].conditions["sizes"].float())
+
+
+def test_a_base_whose_scheduler_says_otherwise_gives_other_weights(make_workspace):
+    workspace = make_workspace(family="sdxl")
+    params = workspace.params(**LEARNING["sdxl"])
+    file = workspace.root / "data/base/model/scheduler/scheduler_config.json"
+    assert create_trainer(params).method.objective.schedule.prediction_type == "epsilon"
+    file.write_text(file.read_text().replace('"epsilon"', '"v_prediction"'))
+    assert create_trainer(params).method.objective.schedule.prediction_type == "v_prediction"
+    digest = weights_fingerprint(params)
+    record = read_record(workspace.root / "data/base/scheduler.json")
+    parts = {"scheduler": replace(record.parts["scheduler"], digest="other")}
+    write_record(workspace.root / "data/base/scheduler.json", parts, {})
+    assert weights_fingerprint(params) != digest
 
 
 def test_epochs_visit_every_image_that_often(workspace):
@@ -79,12 +130,15 @@ def test_epochs_visit_every_image_that_often(workspace):
 @pytest.mark.parametrize(
     ("component", "message"),
     [
-        ("vae", "latents.parquet was written by the encoder 'vae', but .* names 'other'"),
-        ("text_encoder", "prompts.parquet was written by the encoder 'text encoder'"),
+        (
+            "vae",
+            r"latents.parquet was written by the encoder '\w{16}', but .*vae.json names '\w{16}'",
+        ),
+        ("text_encoder", r"prompts.parquet was written by the encoder '\w{16}'"),
     ],
 )
 def test_rows_of_another_base_are_refused(workspace, component, message):
-    write_json(workspace.root / f"data/base/{component}.json", {"digest": "other"})
+    workspace.write_encoder(component, "other")
     with pytest.raises(ValueError, match=message):
         run(workspace.params())
 
