@@ -312,7 +312,7 @@ def test_a_tiny_preset_predicts_on_latents_of_its_autoencoder(name):
     """Its parts fit: pixels to latents, text widths and latents to a prediction."""
     model = preset(name)["model"]
     autoencoder = init_autoencoder(family(model["type"]).autoencoder_config(model), seed=0).eval()
-    latents = autoencoder.encode_rows(torch.rand(2, 3, 32, 48) * 2 - 1)["mean"]
+    latents = autoencoder.encode_rows(torch.rand(2, 3, 32, 64) * 2 - 1)["mean"]
     denoiser = create_model(model)
     config = denoiser.config
     context = getattr(config, "joint_attention_dim", None) or config.cross_attention_dim
@@ -320,11 +320,11 @@ def test_a_tiny_preset_predicts_on_latents_of_its_autoencoder(name):
     rows = {
         "context": torch.randn(2, 16, context),
         "pooled": torch.randn(2, pooled),
-        "sizes": torch.tensor([[32.0, 48, 0, 0, 32, 48]] * 2),
+        "sizes": torch.tensor([[32.0, 64, 0, 0, 32, 64]] * 2),
     }
     with torch.no_grad():
         prediction = denoiser.predict(latents, torch.rand(2), denoiser.conditioning(rows))
         decoded = autoencoder.decode(prediction)
     assert prediction.shape == latents.shape
     assert torch.isfinite(prediction).all()
-    assert decoded.shape == (2, 3, 32, 48)
+    assert decoded.shape == (2, 3, 32, 64)
