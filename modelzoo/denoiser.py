@@ -1,4 +1,4 @@
-"""What the engine asks of a denoiser, whatever its family, and how one is made, read and written."""
+"""What the engine asks of a denoiser, whatever its family; how one is made, read and written."""
 
 from __future__ import annotations
 

@@ -32,15 +32,15 @@ class UNet2DConditionModel(nn.Module):
         )
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         skip_dims, dim = [first], first
-        for level in levels:
-            shrink = level != levels[-1]
+        for place, level in enumerate(levels, start=1):
+            shrink = place < len(levels)
             self.down_blocks.append(DownBlock(config, level, dim, shrink))
             skip_dims += [level.dim] * (config.layers_per_block + shrink)
             dim = level.dim
         self.mid_block = MidBlock(config, levels[-1]._replace(depth=config.mid_depth))
-        for level in reversed(levels):
+        for place, level in reversed(list(enumerate(levels))):
             taken = [skip_dims.pop() for _ in range(config.layers_per_block + 1)]
-            self.up_blocks.append(UpBlock(config, level, dim, taken, grow=level != levels[0]))
+            self.up_blocks.append(UpBlock(config, level, dim, taken, grow=place > 0))
             dim = level.dim
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, first, config.norm_eps)
         self.conv_out = nn.Conv2d(first, config.out_channels, 3, padding=1)

@@ -32,7 +32,17 @@ DEEP = replace(
     transformer_layers_per_block=(1, 2, 1, 3),
     reverse_transformer_layers_per_block=(1, 2, 1),
 )
-CONFIGS = pytest.mark.parametrize("config", [BASE, DEEP], ids=["base", "deep"])
+# two levels of equal sizes are still two levels
+EQUAL = replace(
+    BASE,
+    block_out_channels=(8, 16, 16),
+    attention_head_dim=(1, 2, 2),
+    transformer_layers_per_block=(1, 1, 1),
+    layers_per_block=1,
+)
+CONFIGS = pytest.mark.parametrize(
+    "config", [BASE, DEEP, EQUAL], ids=["base", "deep", "equal levels"]
+)
 
 
 def theirs(config: UNetConfig) -> torch.nn.Module:
