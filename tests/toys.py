@@ -47,7 +47,12 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "flux2": {
         "variant": "klein-base-4b",
-        "transformer": {**TRANSFORMER, "num_single_layers": 1, "axes_dims_rope": [2, 2, 2, 2]},
+        "transformer": {
+            **TRANSFORMER,
+            "num_single_layers": 1,
+            "guidance_embeds": False,
+            "axes_dims_rope": [2, 2, 2, 2],
+        },
         "text_encoder": {"qwen3": QWEN3},
     },
     "sd3": {

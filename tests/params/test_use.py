@@ -172,7 +172,7 @@ def test_the_digits_can_be_learned_with_each_family(
         (
             "sdxl",
             ["sample.prompts=[{prompt: a, width: 36, height: 32}]"],
-            "36 given, a multiple of 8",
+            "36 given, a multiple of 16",
         ),
         (
             "flux1",
