@@ -32,6 +32,8 @@ class Params:
     family: str = key("model.type")
     dtype: str = key("model.dtype")
     evaluate: Evaluate = key("evaluate")
+    steps: int = key("sample.steps")
+    cfg_scale: float = key("sample.cfg_scale")
     guidance: float | None = key("sample.guidance")
     shift: float | None = key("sample.shift")
     sampler: str | None = key("sample.sampler")
@@ -111,7 +113,12 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
     generator = load_generator(params.family, artifacts.denoiser, records, params.dtype)
     asked = params.evaluate
     sampling = Sampling(
-        asked.steps, asked.cfg_scale, asked.seed, params.guidance, params.shift, params.sampler
+        steps=params.steps if asked.steps is None else asked.steps,
+        cfg_scale=params.cfg_scale if asked.cfg_scale is None else asked.cfg_scale,
+        seed=asked.seed,
+        guidance=params.guidance,
+        shift=params.shift,
+        sampler=params.sampler,
     )
     pictures = generate(generator, exam.questions, sampling, "evaluate")
     readings = exam.read(pictures)

@@ -37,8 +37,8 @@ class Evaluate:
     judge_path: str | None = None  # the judge's folder; without a judge `use` writes train_path
     num_prompts: int | None = number(None, at_least=1)  # first prompts of the judge; null: all
     seed: int = number(99, at_least=0, below=2**63)  # of the starting noise and the judge's split
-    steps: int = number(20, at_least=1)  # of the sampler
-    cfg_scale: float = number(4.0, at_least=0)  # classifier-free guidance; 1 is none
+    steps: int | None = number(None, at_least=1)  # of the sampler; null: as sample.steps
+    cfg_scale: float | None = number(None, at_least=0)  # null: as sample.cfg_scale
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ KEYS = {"digit_accuracy", "digits_judged", "judge_accuracy_real", "val_loss", "v
 
 def run(judge: str | None, folder: Path | None, num_prompts: int | None = None) -> dict[str, Any]:
     path = None if folder is None else str(folder)
-    asked = Evaluate(judge, path, num_prompts, seed=5, steps=1, cfg_scale=2.0)
+    asked = Evaluate(judge, path, num_prompts, seed=5, cfg_scale=2.0)
     no_tracking = Tracking(mlflow=False)
     params = evaluate.Params(
         name="toy",
         family="flux2",
         dtype="float32",
         evaluate=asked,
+        steps=1,  # of the sample section, as evaluate has none
+        cfg_scale=1.0,  # evaluate has its own
         guidance=None,
         shift=None,
         sampler=None,

@@ -28,6 +28,8 @@ def test_results_end_in_the_run_of_the_training(data: Path, judge_folder: Path) 
         family="flux2",
         dtype="float32",
         evaluate=asked,
+        steps=20,  # evaluate has its own
+        cfg_scale=1.0,
         guidance=None,
         shift=None,
         sampler=None,
