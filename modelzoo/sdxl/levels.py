@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ class Layers(nn.Module):
         """Run one resnet and its transformer on x (B, in_dims[index], H, W)."""
         x = run(self.resnets[index], x, emb)
         return self.attentions[index](x, context, run) if self.attentions else x
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Go through resnets and transformer blocks in the order in which they run."""
+        for index, resnet in enumerate(self.resnets):
+            yield resnet
+            for transformer in self.attentions[index : index + 1]:
+                yield from transformer.get_submodule("transformer_blocks").children()
 
 
 class DownBlock(Layers):

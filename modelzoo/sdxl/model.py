@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from modelzoo.denoiser import Denoiser
 from modelzoo.layers.initialisation import init_weights
 from modelzoo.sdxl.config import UNetConfig
+from modelzoo.sdxl.levels import Layers
 from modelzoo.sdxl.resnet import ResnetBlock2D
-from modelzoo.sdxl.transformer import Transformer2DModel, TransformerBlock
+from modelzoo.sdxl.transformer import Transformer2DModel
 from modelzoo.sdxl.unet import UNet2DConditionModel
 
 TIMESTEPS = 1000  # of the training schedule
@@ -76,9 +77,9 @@ class SDXL(Denoiser):
         )
 
     def blocks(self) -> Sequence[nn.Module]:
-        """List resnets and transformer blocks, in the order of their names."""
-        kinds = (ResnetBlock2D, TransformerBlock)
-        return [module for module in self.network.modules() if isinstance(module, kinds)]
+        """List resnets and transformer blocks in the order in which they run."""
+        parts = [part for part in self.network.modules() if isinstance(part, Layers)]
+        return [block for part in parts for block in part.blocks()]
 
     @staticmethod
     def init_weights(network: nn.Module, generator: torch.Generator) -> None:

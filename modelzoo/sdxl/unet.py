@@ -30,7 +30,7 @@ class UNet2DConditionModel(nn.Module):
         self.add_embedding = VectorEmbedding(
             config.projection_class_embeddings_input_dim, config.embedding_dim
         )
-        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        self.down_blocks = nn.ModuleList()
         skip_dims, dim = [first], first
         for place, level in enumerate(levels, start=1):
             shrink = place < len(levels)
@@ -38,6 +38,7 @@ class UNet2DConditionModel(nn.Module):
             skip_dims += [level.dim] * (config.layers_per_block + shrink)
             dim = level.dim
         self.mid_block = MidBlock(config, levels[-1]._replace(depth=config.mid_depth))
+        self.up_blocks = nn.ModuleList()
         for place, level in reversed(list(enumerate(levels))):
             taken = [skip_dims.pop() for _ in range(config.layers_per_block + 1)]
             self.up_blocks.append(UpBlock(config, level, dim, taken, grow=place > 0))

@@ -121,12 +121,17 @@ def test_samples_of_a_batch_do_not_see_each_other():
     torch.testing.assert_close(whole[1:], alone)
 
 
-def test_blocks_are_all_resnets_and_transformer_blocks():
+def test_blocks_are_all_resnets_and_transformer_blocks_as_they_run():
     denoiser = awake()
     blocks = denoiser.blocks()
     assert len([b for b in blocks if isinstance(b, ResnetBlock2D)]) == 2 + 2 + 4
     assert len([b for b in blocks if isinstance(b, TransformerBlock)]) == 2 * (1 + 1 + 2)
     assert len(blocks) == len(set(blocks)) == 16
+    ran = []
+    for block in blocks:
+        block.register_forward_hook(lambda module, *_: ran.append(module))
+    denoiser.predict(*a_batch(denoiser))
+    assert ran == blocks
 
 
 def test_blocks_compile_without_a_graph_break():

