@@ -8,7 +8,8 @@ import torch
 
 from modelzoo.checkpoints.single_file import open_single_file
 from modelzoo.denoiser import Denoiser, denoiser_from, init_denoiser, load_denoiser
-from modelzoo.families import Params, family
+from modelzoo.families import family
+from modelzoo.sections import Params
 
 
 def create_model(model: Params, seed: int = 0) -> Denoiser:

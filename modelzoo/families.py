@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,7 @@ from modelzoo.sd3 import presets as sd3
 from modelzoo.sd3.model import SD3
 from modelzoo.sdxl import presets as sdxl
 from modelzoo.sdxl.model import SDXL
-
-Params = Mapping[str, Any]  # the section `model` of params.yaml
+from modelzoo.sections import Params
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelzoo.checkpoints.config import LAYOUT_VERSION
 from modelzoo.sd3.config import SD3Config
+from modelzoo.sections import check_token_channels, kl_config, transformer_section, variant_of
 
 # what the variants differ in beside their widths
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -38,22 +39,12 @@ def transformer_config(model: Mapping[str, Any]) -> SD3Config:
     Raises:
         ValueError: The sizes contradict each other or ask for what SD3.5 does not have.
     """
-    given = _transformer_section(model)
+    given = transformer_section(model, "SD3.5", NEEDS, TAKES, FIXED)
     dim, heads = given["hidden_size"], given["num_attention_heads"]
-    if dim % heads:
-        raise ValueError(
-            f"model.transformer.hidden_size {dim!r} does not divide into num_attention_heads "
-            f"{heads!r}: change either"
-        )
     latent_channels = (model.get("vae") or {}).get("latent_channels", given["in_channels"] // 4)
-    if given["in_channels"] != 4 * latent_channels:
-        raise ValueError(
-            f"model.transformer.in_channels {given['in_channels']!r} must be 4 * "
-            f"model.vae.latent_channels = {4 * latent_channels!r}, the channels of 2x2 patches: "
-            "change either"
-        )
+    check_token_channels(given, latent_channels)
     context_dim, pooled_dim = _text_dims(model)
-    sizes = {**VARIANTS[_variant(model)], **given}
+    sizes = {**VARIANTS[variant_of(model, "medium", VARIANTS, "SD3.5")], **given}
     return SD3Config(
         # what a diffusers pipeline draws unasked: no more than there are places for
         sample_size=min(SAMPLE_SIZE, PATCH_SIZE * sizes["pos_embed_max_size"]),
@@ -70,33 +61,6 @@ def transformer_config(model: Mapping[str, Any]) -> SD3Config:
         dual_attention_layers=tuple(sizes["dual_attention_layers"]),
         qk_norm="rms_norm",
     )
-
-
-def _transformer_section(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the keys that are not null, and check that they are the ones SD3.5 has."""
-    given = {k: v for k, v in (model.get("transformer") or {}).items() if v is not None}
-    for name, only in FIXED.items():
-        if (value := given.pop(name, only)) != only:
-            raise ValueError(
-                f"model.transformer.{name}: {value!r} is not possible, SD3.5 has {only!r}: "
-                "leave the key out"
-            )
-    missing, unknown = sorted(NEEDS - given.keys()), sorted(given.keys() - TAKES)
-    if missing or unknown:
-        raise ValueError(
-            f"model.transformer: missing are {missing!r}, unknown are {unknown!r}; SD3.5 takes "
-            f"{sorted(TAKES)!r}"
-        )
-    return given
-
-
-def _variant(model: Mapping[str, Any]) -> str:
-    variant = model.get("variant") or "medium"
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"model.variant: unknown name {variant!r}; SD3.5 has {sorted(VARIANTS)!r}: use one"
-        )
-    return variant
 
 
 def _text_dims(model: Mapping[str, Any]) -> tuple[int, int]:
@@ -122,32 +86,8 @@ def autoencoder_config(model: Mapping[str, Any]) -> dict[str, Any]:
 
     Left out, scaling_factor and shift_factor are the released ones; no shift is 0.0.
     """
-    given = {k: v for k, v in (model.get("vae") or {}).items() if v is not None}
-    sizes = {
-        "latent_channels": 16,
-        "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2,
-        "norm_num_groups": 32,
-        "scaling_factor": 1.5305,
-        "shift_factor": 0.0609,
-        **given,
-    }
-    levels = len(sizes["block_out_channels"])
-    return {
-        "_class_name": "AutoencoderKL",
-        "_diffusers_version": LAYOUT_VERSION,
-        "act_fn": "silu",
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "mid_block_add_attention": True,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "force_upcast": True,
-        "sample_size": 1024,
-        **sizes,
-    }
+    released = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+    return kl_config(model, released, quant_convs=False)
 
 
 def scheduler_config(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelzoo.checkpoints.config import LAYOUT_VERSION
 from modelzoo.sdxl.config import UNetConfig
+from modelzoo.sections import given, kl_config
 
 # `model.unet`, by the names of Stability's configurations; a key left out is SDXL base 1.0's
 UNET = {
@@ -33,10 +34,10 @@ def unet_config(model: Mapping[str, Any]) -> UNetConfig:
     Raises:
         ValueError: The sizes contradict each other.
     """
-    given = {k: v for k, v in (model.get("unet") or {}).items() if v is not None}
-    if unknown := sorted(given.keys() - UNET.keys()):
+    section = given(model, "unet")
+    if unknown := sorted(section.keys() - UNET.keys()):
         raise ValueError(f"model.unet: unknown are {unknown!r}; SDXL takes {sorted(UNET)!r}")
-    sizes = {**UNET, **given}
+    sizes = {**UNET, **section}
     _check_channels(model, sizes)
     dims = tuple(sizes["model_channels"] * factor for factor in sizes["channel_mult"])
     depths = tuple(sizes["transformer_depth"])
@@ -127,31 +128,7 @@ def _pooled_dim(model: Mapping[str, Any]) -> int:
 
 def autoencoder_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Read `model.vae` as the config.json of an AutoencoderKL with quantising convolutions."""
-    given = {k: v for k, v in (model.get("vae") or {}).items() if v is not None}
-    sizes = {
-        "latent_channels": 4,
-        "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2,
-        "norm_num_groups": 32,
-        "scaling_factor": 0.13025,
-        **given,
-    }
-    levels = len(sizes["block_out_channels"])
-    return {
-        "_class_name": "AutoencoderKL",
-        "_diffusers_version": LAYOUT_VERSION,
-        "act_fn": "silu",
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "mid_block_add_attention": True,
-        "use_quant_conv": True,
-        "use_post_quant_conv": True,
-        "force_upcast": True,  # the released weights overflow in float16
-        "sample_size": 1024,
-        **sizes,
-    }
+    return kl_config(model, {"latent_channels": 4, "scaling_factor": 0.13025}, quant_convs=True)
 
 
 def scheduler_config(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from modelzoo.checkpoints.config import LAYOUT_VERSION
 from modelzoo.flux.v1.config import MLP_RATIO, Flux1Config
 from modelzoo.flux.v1.latents import PATCH
+from modelzoo.sections import check_token_channels, kl_config, transformer_section, variant_of
 
 PIPELINES = {
     "dev": "FluxPipeline",
@@ -17,14 +18,7 @@ PIPELINES = {
 }
 CONTEXT_DIM = 4096  # of T5 XXL
 POOLED_DIM = 768  # of CLIP-L
-VAE = {
-    "latent_channels": 16,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-}
+VAE = {"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159}
 NEEDS = {
     "hidden_size",
     "num_attention_heads",
@@ -47,23 +41,14 @@ def transformer_config(model: Mapping[str, Any]) -> Flux1Config:
     Raises:
         ValueError: The sizes contradict each other or ask for what FLUX.1 does not have.
     """
-    given = _transformer_section(model)
-    dim, heads = given.pop("hidden_size"), given["num_attention_heads"]
-    if dim % heads:
-        raise ValueError(
-            f"model.transformer.hidden_size {dim!r} does not divide into num_attention_heads "
-            f"{heads!r}: change either"
-        )
-    vae = _vae_section(model)
-    channels = PATCH**2 * vae["latent_channels"]
-    if given["in_channels"] != channels:
-        raise ValueError(
-            f"model.transformer.in_channels {given['in_channels']!r} must be 4 * "
-            f"model.vae.latent_channels = {channels!r}, the channels of 2x2 patches: change either"
-        )
-    if _variant(model) == "fill":
+    section = transformer_section(model, "FLUX.1", NEEDS, TAKES, FIXED)
+    dim, heads = section.pop("hidden_size"), section["num_attention_heads"]
+    vae = autoencoder_config(model)
+    check_token_channels(section, vae["latent_channels"])
+    channels = section["in_channels"]
+    if variant_of(model, "dev", PIPELINES, "FLUX.1") == "fill":
         pixels = PATCH * 2 ** (len(vae["block_out_channels"]) - 1)  # along a side of a token
-        given |= {"in_channels": 2 * channels + pixels**2, "out_channels": channels}
+        section |= {"in_channels": 2 * channels + pixels**2, "out_channels": channels}
     encoders = model.get("text_encoder") or {}
     context, pooled = encoders.get("t5") or {}, encoders.get("clip_l") or {}
     values = {
@@ -71,65 +56,17 @@ def transformer_config(model: Mapping[str, Any]) -> Flux1Config:
         "joint_attention_dim": context.get("hidden_size", CONTEXT_DIM),
         "pooled_projection_dim": pooled.get("hidden_size", POOLED_DIM),
     }
-    return Flux1Config.from_dict({**given, **values})
-
-
-def _transformer_section(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the keys that are not null, and check that they are the ones FLUX.1 has."""
-    given = {k: v for k, v in (model.get("transformer") or {}).items() if v is not None}
-    for name, only in FIXED.items():
-        if (value := given.pop(name, only)) != only:
-            raise ValueError(
-                f"model.transformer.{name}: {value!r} is not possible, FLUX.1 has {only!r}: "
-                "leave the key out"
-            )
-    missing, unknown = sorted(NEEDS - given.keys()), sorted(given.keys() - TAKES)
-    if missing or unknown:
-        raise ValueError(
-            f"model.transformer: missing are {missing!r}, unknown are {unknown!r}; FLUX.1 takes "
-            f"{sorted(TAKES)!r}"
-        )
-    return given
-
-
-def _vae_section(model: Mapping[str, Any]) -> dict[str, Any]:
-    given = {k: v for k, v in (model.get("vae") or {}).items() if v is not None}
-    return {**VAE, **given}
-
-
-def _variant(model: Mapping[str, Any]) -> str:
-    variant = model.get("variant") or "dev"
-    if variant not in PIPELINES:
-        raise ValueError(
-            f"model.variant: unknown name {variant!r}; FLUX.1 has {sorted(PIPELINES)!r}: use one"
-        )
-    return variant
+    return Flux1Config.from_dict({**section, **values})
 
 
 def autoencoder_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Read `model.vae` as the config.json of an AutoencoderKL without quantising convolutions."""
-    sizes = _vae_section(model)
-    levels = len(sizes["block_out_channels"])
-    return {
-        "_class_name": "AutoencoderKL",
-        "_diffusers_version": LAYOUT_VERSION,
-        "act_fn": "silu",
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "mid_block_add_attention": True,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "force_upcast": True,  # the released weights overflow in float16
-        "sample_size": 1024,
-        **sizes,
-    }
+    return kl_config(model, VAE, quant_convs=False)
 
 
 def scheduler_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Give scheduler_config.json as released: the shift grows with the picture, but for schnell."""
-    is_schnell = _variant(model) == "schnell"
+    is_schnell = variant_of(model, "dev", PIPELINES, "FLUX.1") == "schnell"
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "_diffusers_version": LAYOUT_VERSION,
@@ -146,7 +83,7 @@ def scheduler_config(model: Mapping[str, Any]) -> dict[str, Any]:
 def model_index(model: Mapping[str, Any]) -> dict[str, Any]:
     """Give model_index.json: which class reads which folder."""
     return {
-        "_class_name": PIPELINES[_variant(model)],
+        "_class_name": PIPELINES[variant_of(model, "dev", PIPELINES, "FLUX.1")],
         "_diffusers_version": LAYOUT_VERSION,
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],

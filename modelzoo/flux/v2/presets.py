@@ -7,6 +7,7 @@ from typing import Any
 
 from modelzoo.checkpoints.config import LAYOUT_VERSION
 from modelzoo.flux.v2.config import Flux2Config
+from modelzoo.sections import check_token_channels, transformer_section
 
 # width of a context token where the parameters name no text encoder: three hidden states each
 CONTEXT_DIMS = {
@@ -27,7 +28,7 @@ NEEDS = {
     "in_channels",
     "guidance_embeds",
 }
-TAKES = NEEDS | {"qk_norm", "mlp_ratio", "axes_dims_rope"}
+TAKES = NEEDS | {"mlp_ratio", "axes_dims_rope"}
 
 
 def transformer_config(model: Mapping[str, Any]) -> Flux2Config:
@@ -36,38 +37,12 @@ def transformer_config(model: Mapping[str, Any]) -> Flux2Config:
     Raises:
         ValueError: The sizes contradict each other or ask for what FLUX.2 does not have.
     """
-    given = _transformer_section(model)
-    if not given.pop("qk_norm", True):
-        raise ValueError(
-            "model.transformer.qk_norm: False is not possible, FLUX.2 always normalises queries "
-            "and keys: set true"
-        )
-    dim, heads = given.pop("hidden_size"), given["num_attention_heads"]
-    if dim % heads:
-        raise ValueError(
-            f"model.transformer.hidden_size {dim!r} does not divide into num_attention_heads "
-            f"{heads!r}: change either"
-        )
-    channels = 4 * model["vae"]["latent_channels"] if model.get("vae") else given["in_channels"]
-    if given["in_channels"] != channels:
-        raise ValueError(
-            f"model.transformer.in_channels {given['in_channels']!r} must be 4 * "
-            f"model.vae.latent_channels = {channels!r}, the channels of 2x2 patches: change either"
-        )
+    section = transformer_section(model, "FLUX.2", NEEDS, TAKES, {"qk_norm": True})
+    dim, heads = section.pop("hidden_size"), section["num_attention_heads"]
+    if model.get("vae"):
+        check_token_channels(section, model["vae"]["latent_channels"])
     values = {"attention_head_dim": dim // heads, "joint_attention_dim": context_dim(model)}
-    return Flux2Config.from_dict({**given, **values})
-
-
-def _transformer_section(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the keys that are not null, and check that they are the ones FLUX.2 has."""
-    given = {k: v for k, v in (model.get("transformer") or {}).items() if v is not None}
-    missing, unknown = sorted(NEEDS - given.keys()), sorted(given.keys() - TAKES)
-    if missing or unknown:
-        raise ValueError(
-            f"model.transformer: missing are {missing!r}, unknown are {unknown!r}; FLUX.2 takes "
-            f"{sorted(TAKES)!r}"
-        )
-    return given
+    return Flux2Config.from_dict({**section, **values})
 
 
 def context_dim(model: Mapping[str, Any]) -> int:
