@@ -56,7 +56,10 @@ def open_folder(model: Model) -> Base:
 def download(model: Model) -> Base:
     """Download what is needed of the pinned commit; the family is compared before the weights."""
     pin = pins.read_pin(model)
-    snapshot = hub.download(pin.name, ())
+    try:
+        snapshot = hub.download(pin.name, ())
+    except FileNotFoundError:  # again, because the error is to list all that is needed
+        snapshot = hub.download(pin.name, part_names(model.type, lambda _: True))
     check_family(snapshot, model.type, KEY)
     index = read_json(snapshot / INDEX)
     names = part_names(model.type, lambda name: any(index.get(name) or ()))

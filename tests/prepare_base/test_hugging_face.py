@@ -145,3 +145,14 @@ def test_another_familys_repository_is_refused_before_its_weights_are_downloaded
     assert len(refused.stderr.splitlines()) == 1
     assert hub.fetched == ["model_index.json"]
     assert not [path.name for path in (workspace / "data").glob("*base*")]
+
+
+def test_without_a_network_everything_that_is_needed_is_listed(workspace: Path) -> None:
+    offline = environment(workspace / "home")
+    assert python(offline, *USE, "model.pretrained_path=toy/flux1").returncode == 0
+    refused = python(offline, "-m", "stages.prepare_base")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("prepare_base: toy/flux1@main: Hugging Face cannot be reached")
+    for file in ("model_index.json, ", "transformer/config.json, ", "tokenizer_2/*.json, ", "vae/"):
+        assert file in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
