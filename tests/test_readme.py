@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-WRITTEN_LATER = ("data/", "demos/", "outputs/", ".venv")
+WRITTEN_LATER = ("data/", "demos/", "outputs/", "params/pins/", ".venv")
 
 
 def recorded(path: str) -> str:
