@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from itertools import product
 
 import diffusers
@@ -12,6 +13,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.training_utils import compute_snr
 
 from modelzoo.process.ddpm import DdpmSchedule, discrete_t
+from modelzoo.process.defaults import DEFAULTS
 from modelzoo.process.flow_matching import dynamic_mu
 from modelzoo.process.processes import DynamicShift, FlowProcess, process_of
 from modelzoo.process.samplers import Level, second_order, split_velocity
@@ -186,3 +188,23 @@ def test_the_rescaled_schedule_is_that_of_diffusers():
 def test_training_timesteps_are_those_that_uniform_numbers_hit():
     uniform = torch.rand(1000, generator=torch.Generator().manual_seed(2))
     assert torch.equal(timestep(discrete_t(uniform)), (1000 * uniform).floor())
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "checkpoint"),
+    [
+        (diffusers.StableDiffusionXLPipeline, ("sdxl", "base-1.0")),
+        (diffusers.FluxPipeline, ("flux", "dev")),
+        (diffusers.FluxKontextPipeline, ("flux", "kontext")),
+        (diffusers.FluxFillPipeline, ("flux", "fill")),
+        (diffusers.Flux2Pipeline, ("flux2", "dev")),
+        (diffusers.Flux2KleinPipeline, ("flux2", "klein-base-4b")),
+        (diffusers.StableDiffusion3Pipeline, ("sd3", "large")),
+    ],
+)
+def test_defaults_are_those_of_the_pipelines(pipeline, checkpoint):
+    arguments = signature(pipeline.__call__).parameters
+    own = DEFAULTS[checkpoint]
+    assert own.steps == arguments["num_inference_steps"].default
+    scale = own.cfg_scale if own.guidance is None else own.guidance
+    assert scale == arguments["guidance_scale"].default
