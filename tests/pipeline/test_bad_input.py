@@ -40,7 +40,7 @@ def edit(workspace: Workspace, old: str, new: str) -> Finished:
 
 
 UNKNOWN = ("params.yaml", "training.learning_rat:", "did you mean 'learning_rate'?")
-NOWHERE = ("params.yaml", "data.train_path:", "'data/raw/nowhere' is not there", "put the folder")
+NOWHERE = ("params.yaml", "data.train_path:", "'data/raw/nowhere' is not there", "put it there")
 
 
 @pytest.mark.parametrize(
