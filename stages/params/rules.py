@@ -56,6 +56,11 @@ def broken(config: Config) -> Iterator[str]:
     yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
+    if config.data.roles:
+        yield (
+            f"data.references, data.mask and data.condition name {config.data.roles}, which "
+            f"training.method {config.training.method!r} does not read: set them to [] and null"
+        )
 
 
 def derived(config: Config) -> dict[str, str | None]:

@@ -63,6 +63,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class BatchSize:
+    """A micro-batch of buckets up to a size."""
+
+    resolution: int = number(at_least=1)  # pixels; holds for buckets of at most its square
+    batch_size: int = number(at_least=1)  # pictures a micro-batch
+
+
+@dataclass(frozen=True)
 class Lora:
     """Low-rank adapters."""
 
@@ -103,6 +111,7 @@ class Training:
     epochs: int | None = number(None, at_least=1)  # passes over the data; null with steps
     steps: int | None = number(None, at_least=1)  # optimizer steps; null with epochs
     batch_size: int = number(1, at_least=1)  # pictures a micro-batch
+    batch_sizes: list[BatchSize] = field(default_factory=list)  # of smaller or larger buckets
     gradient_accumulation: int = number(1, at_least=1)  # micro-batches an optimizer step
     learning_rate: float = number(1.0e-5, above=0)  # the highest of the schedule
     optimizer: Optimizer = Optimizer()  # how gradients become steps
