@@ -123,6 +123,12 @@ def place(row: Mapping[str, Any]) -> tuple[str, int, int, int, int]:
     return row["sample_id"], role, row["index"], row.get("resolution", 0), row.get("variant", 0)
 
 
+def latent_name(row: Mapping[str, Any]) -> str:
+    """Name a row of BUCKETS or LATENTS; no other row of its table has the name."""
+    place = "{sample_id}@{resolution}/{role}{index}/{variant}"
+    return place.format_map(row)
+
+
 def to_table(rows: Iterable[Mapping[str, Any]], schema_name: str) -> pa.Table:
     """Return `rows` as a table; a row with a missing or surplus column is an error."""
     schema = SCHEMAS[schema_name]
