@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stages.train.objectives import Objective
-from stages.train.randomness import generator
+from stages.randomness import generator
 from stages.train.samples import Indices, Samples
 
 

@@ -17,6 +17,7 @@ from stages.base_record import read_record
 from stages.params.read import canonical
 from stages.params.training import Training
 
+SHARED = ("batch_sizes.py", "randomness.py")  # of stages: what decides a batch, for others too
 UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never trains
     "__init__.py",
     "autoencoders",
@@ -61,12 +62,12 @@ def fingerprint(
 
 
 def code() -> list[Path]:
-    """List the files of the trainer and the denoisers, no more than dvc.yaml reruns training for.
+    """List the files of batches, trainer and denoisers, no more than dvc.yaml reruns training for.
 
     More would put a fingerprint into the outputs that changes while they stand.
     """
     trainer, models = Path(__file__).parent, Path(modelzoo.__file__).parent
-    return [
+    return [trainer.parent / name for name in SHARED] + [
         path
         for package in (trainer, models)
         for path in sorted(package.rglob("*.py"))

@@ -11,7 +11,7 @@ import torch
 from stages.train.batches import Batch
 from stages.train.history import ValidationRow
 from stages.train.method import Method
-from stages.train.randomness import generator
+from stages.randomness import generator
 from stages.train.samples import Indices, Samples
 from stages.train.state import TrainState
 

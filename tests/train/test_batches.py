@@ -9,7 +9,7 @@ import torch
 from stages.params.training import Objective
 from stages.train.batches import Batches, Order, Prefetch
 from stages.train.objectives import FlowMatching
-from stages.train.randomness import generator
+from stages.randomness import generator
 
 BUCKETS = {"wide": np.arange(0, 7), "high": np.arange(7, 12), "rare": np.arange(12, 13)}
 

@@ -140,7 +140,9 @@ def test_a_changed_parameter_starts_anew_and_checkpoint_settings_do_not(workspac
 def test_the_code_in_the_fingerprint_is_the_code_that_dvc_reruns_training_for():
     root = Path(__file__).parents[2]
     listed = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["train"]["deps"]
-    packages = [root / name for name in listed if name.startswith(("modelzoo", "stages/train"))]
+    shared = tuple(f"stages/{name}" for name in fingerprint.SHARED)
+    code = ("modelzoo", "stages/train", *shared)
+    packages = [root / name for name in listed if name.startswith(code)]
     counted = [path for path in fingerprint.code() if path.name != "__init__.py"]
     assert all(any(path.is_relative_to(package) for package in packages) for path in counted)
     assert all(any(path.is_relative_to(package) for path in counted) for package in packages)
