@@ -14,12 +14,13 @@ from stages.rows.fill import fill
 from stages.rows.layout import Array
 from stages.rows.location import store_root
 from stages.rows.table import RowTable
+from stages.tables import PLACE, latent_name
 
 PRELOAD_BYTES = 256 * 2**20  # a manifest whose rows take less is read once and kept in memory
 
 
 class ManifestRows:
-    """Rows by the name a manifest gives them: a sample id, or a caption.
+    """Rows by the name a manifest gives them: `tables.latent_name`, or a caption.
 
     Threads may call `take`: one that reads ahead overlaps the store with the training step.
     """
@@ -82,13 +83,16 @@ class _InMemory:
 
 
 def open_latents(path: Path, store: str | None) -> ManifestRows:
-    """Open the rows of data/latents.parquet by sample id, encoding first what the store lacks."""
-    return _open(path, "latents", "sample_id", "encode_images", store)
+    """Open the rows of data/latents.parquet by `latent_name`; first encode what the store lacks."""
+    manifest = read_table(path, "latents")
+    names = [latent_name(row) for row in manifest.select([name for name, _ in PLACE]).to_pylist()]
+    manifest = manifest.append_column("name", pa.array(names, pa.string()))
+    return _open(path, manifest, "name", "encode_images", store)
 
 
 def open_prompts(path: Path, store: str | None) -> ManifestRows:
     """Open the rows of data/prompts.parquet by caption, encoding first what the store lacks."""
-    return _open(path, "prompts", "caption", "encode_captions", store)
+    return _open(path, read_table(path, "prompts"), "caption", "encode_captions", store)
 
 
 def keys_by_table(manifest: pa.Table) -> dict[str, list[str]]:
@@ -100,9 +104,10 @@ def keys_by_table(manifest: pa.Table) -> dict[str, list[str]]:
     return {table: list(distinct) for table, distinct in sorted(keys.items())}
 
 
-def _open(path: Path, schema: str, column: str, stage: str, store: str | None) -> ManifestRows:
-    manifest, root = read_table(path, schema), store_root(store)
-    keys = keys_by_table(manifest)
+def _open(
+    path: Path, manifest: pa.Table, column: str, stage: str, store: str | None
+) -> ManifestRows:
+    root, keys = store_root(store), keys_by_table(manifest)
     num_missing = sum(len(RowTable.open(root, name).missing(keys[name])) for name in keys)
     if num_missing:
         fill(path, stage, root, num_missing)
