@@ -11,7 +11,7 @@ from modelzoo.layers.rope import rope_table
 
 
 @lru_cache(maxsize=64)
-def image_positions(height: int, width: int, device: torch.device, t: int = 0) -> Tensor:
+def image_positions(height: int, width: int, device: torch.device, t: float = 0) -> Tensor:
     """Give the positions (height * width, 4) of a picture's tokens, row by row.
 
     A target has t 0. Do not change the result: it is shared.
@@ -25,7 +25,7 @@ def image_positions(height: int, width: int, device: torch.device, t: int = 0) -
 
 @lru_cache(maxsize=64)
 def reference_positions(
-    sizes: tuple[tuple[int, int], ...], step: int, device: torch.device
+    sizes: tuple[tuple[int, int], ...], step: float, device: torch.device
 ) -> Tensor:
     """Give the positions (R, 4) of reference pictures of the given heights and widths in tokens.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +56,7 @@ class Tokenizer(ABC):
         self.max_length = max_length
         self._backend = backend
         self._pads_left = pads_left
+        self._num_template = len(self._encode(self._text("")))  # of what is cut with the prompt
         num_marks = self._count_marks()
         self.max_tokens = max_length - num_marks  # of a prompt alone
         self._pad_id = require_tokens(backend, [pad_token], where)[0]
@@ -84,8 +85,26 @@ class Tokenizer(ABC):
             truncated=num_tokens > self.max_tokens,
         )
 
+    def count(self, prompts: Sequence[str]) -> list[int]:
+        """Count the tokens of each prompt, as `Encoded.num_tokens`; in threads, so much faster."""
+        texts = [self._text(prompt) for prompt in prompts]
+        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [max(0, len(each) - self._num_template) for each in encoded]
+
+    def cut(self, prompt: str) -> str:
+        """Give the end of a prompt that its text encoder does not see, or nothing."""
+        text, room = self._text(prompt), self.max_tokens + self._num_template
+        before, after = map(len, self._text("\0").split("\0"))
+        offsets = self._backend.encode(text, add_special_tokens=False).offsets
+        seen = offsets[room][0] if len(offsets) > room else len(text)
+        return text[max(seen, before) : len(text) - after]
+
     def _encode(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
+
+    @abstractmethod
+    def _text(self, prompt: str) -> str:
+        """Give the text that is tokenized and cut: a prompt, in its template where it has one."""
 
     @abstractmethod
     def _count_marks(self) -> int:
@@ -113,6 +132,9 @@ class MarkedTokenizer(Tokenizer):
         self._after = require_tokens(backend, after, where)
         super().__init__(kind, backend, pad_token, max_length, where)
 
+    def _text(self, prompt: str) -> str:
+        return prompt
+
     def _count_marks(self) -> int:
         return len(self._before) + len(self._after)
 
@@ -137,13 +159,15 @@ class ChatTokenizer(Tokenizer):
         self._render = render
         super().__init__(kind, backend, pad_token, max_length, where, pads_left)
 
+    def _text(self, prompt: str) -> str:
+        return self._render(prompt)
+
     def _count_marks(self) -> int:
-        return len(self._encode(self._render("")))
+        return self._num_template
 
     def _tokens(self, prompt: str) -> tuple[list[int], int]:
-        tokens = self._encode(self._render(prompt))
-        num_marks = self.max_length - self.max_tokens
-        return tokens[: self.max_length], max(0, len(tokens) - num_marks)
+        tokens = self._encode(self._text(prompt))
+        return tokens[: self.max_length], max(0, len(tokens) - self._num_template)
 
 
 class PromptTokenizer:

@@ -1,0 +1,109 @@
+"""Pictures to edit, from pixels to what FLUX's transformers take: tokens, or channels of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.flux.components.conditions import fill_condition
+from modelzoo.flux.components.positions import reference_positions
+
+Tokens = Callable[[Tensor], Tensor]  # latents (B, C, h, w) to tokens (B, N, D)
+
+
+class PictureEncoder(Protocol):
+    """What is needed of an autoencoder, of which `modelzoo.autoencoders` has two."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """List the weights."""
+        ...
+
+    def encode_rows(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Encode pictures (B, 3, H, W) in [-1, 1] as their posterior."""
+        ...
+
+    def latents(self, rows: dict[str, Tensor]) -> Tensor:
+        """Give the mean (B, C, h, w) of a posterior, normalised."""
+        ...
+
+
+def kontext_conditioning(
+    reference_images: Tensor | Sequence[Tensor],
+    vae: PictureEncoder,
+    device: torch.device,
+    dtype: torch.dtype,
+    time_offset: float,
+    tokens: Tokens,
+    patch: int,
+) -> tuple[Tensor, Tensor]:
+    """Encode references as tokens (B, R, D) of `dtype` and their positions (B, R, 4).
+
+    `tokens` packs latents, `patch` cells of which make a token's side. Picture i of a sequence
+    stands at t = time_offset * (i + 1), in rows and columns of its own.
+    """
+    images = [reference_images] if isinstance(reference_images, Tensor) else reference_images
+    if not images:
+        raise ValueError("FLUX: no reference image was given: give one or several (B, 3, H, W)")
+    latents = [_latents(image, vae, device) for image in images]
+    sizes = tuple((each.shape[-2] // patch, each.shape[-1] // patch) for each in latents)
+    step = int(time_offset) if float(time_offset).is_integer() else time_offset
+    positions = reference_positions(sizes, step, torch.device(device))
+    sequence = torch.cat([tokens(each) for each in latents], dim=1).to(dtype)
+    return sequence, positions.expand(len(sequence), -1, -1)
+
+
+def fill_conditioning(
+    reference_image: Tensor,
+    mask: Tensor,
+    vae: PictureEncoder,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: Tokens,
+) -> Tensor:
+    """Encode what is kept of a picture, and where it is painted, as channels (B, N, D) of tokens.
+
+    Raises:
+        ValueError: The mask is not one channel of the picture's size with values 0 and 1.
+    """
+    batch, _, height, width = reference_image.shape
+    if mask.shape != (batch, 1, height, width):
+        raise ValueError(
+            f"FLUX Fill: a mask of {list(mask.shape)!r} was given for pictures of "
+            f"{list(reference_image.shape)!r}: give {[batch, 1, height, width]!r}"
+        )
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(
+            f"FLUX Fill: the mask has values from {mask.min().item():g} to {mask.max().item():g}, "
+            "others than 0 (keep) and 1 (paint) among them: threshold it"
+        )
+    mask = mask.to(device, reference_image.dtype)
+    masked = _latents(reference_image.to(device) * (1 - mask), vae, device)
+    return tokens(fill_condition(masked, mask)).to(dtype)
+
+
+def widened(embedder: nn.Module, columns: int) -> nn.Linear:
+    """Give a linear layer `columns` more inputs, whose weights are zero: they change nothing."""
+    assert isinstance(embedder, nn.Linear)
+    weight, bias = embedder.weight, embedder.bias
+    wide = nn.Linear(
+        embedder.in_features + columns,
+        embedder.out_features,
+        bias=bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, : embedder.in_features].copy_(weight)
+        if bias is not None:
+            wide.bias.copy_(bias)
+    return wide
+
+
+def _latents(pixels: Tensor, vae: PictureEncoder, device: torch.device) -> Tensor:
+    """Encode in the autoencoder's own dtype."""
+    dtype = next(vae.parameters()).dtype
+    return vae.latents(vae.encode_rows(pixels.to(device, dtype)))
