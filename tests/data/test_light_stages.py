@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 LIGHT = [
     "stages.make_digits",
     "stages.ingest.stage",
-    "stages.check_captions",
+    "stages.check_captions.stage",
     "stages.bucket",
     "stages.pixels",
 ]
