@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MAX_BAD_STEPS = 3  # consecutive steps without a finite loss, after which training stops
-MAX_NAMED = 8  # sample ids in an error message
+MAX_NAMED = 8  # items in an error message
 
 
 class Metrics(NamedTuple):
@@ -19,7 +19,7 @@ class Metrics(NamedTuple):
     loss: Tensor  # (), mean over the step's images
     grad_norm: Tensor  # (), before clipping
     lr: float
-    sample_ids: tuple[str, ...]
+    names: tuple[str, ...]  # of the step's items
 
 
 class LossRow(NamedTuple):
@@ -47,7 +47,7 @@ class History:
     validations: list[ValidationRow] = field(default_factory=list)
     window: list[tuple[float, float]] = field(default_factory=list)  # loss, grad norm of each step
     num_bad: int = 0  # latest steps without a finite loss, in a row
-    bad_ids: tuple[str, ...] = ()  # samples of the first of those
+    bad_names: tuple[str, ...] = ()  # items of the first of those
     skips_overflow: bool = False  # fp16: a step whose gradient overflows is not taken
     _unread: list[Metrics] = field(default_factory=list)
 
@@ -69,7 +69,7 @@ class History:
             if math.isfinite(loss) and (math.isfinite(grad_norm) or self.skips_overflow):
                 self.num_bad = 0
                 continue
-            self.bad_ids = self.bad_ids if self.num_bad else metrics.sample_ids
+            self.bad_names = self.bad_names if self.num_bad else metrics.names
             self.num_bad += 1
         self._unread = []
         if self.num_bad >= MAX_BAD_STEPS:
@@ -103,8 +103,8 @@ class History:
 
     def divergence(self, step: int) -> str:
         """Say since when the loss is not finite, and with which samples that began."""
-        named = ", ".join(self.bad_ids[:MAX_NAMED])
-        more = len(self.bad_ids) - MAX_NAMED
+        named = ", ".join(self.bad_names[:MAX_NAMED])
+        more = len(self.bad_names) - MAX_NAMED
         return (
             f"training diverged: the loss or its gradient is not finite since step "
             f"{step - self.num_bad + 1}, which trained on samples {named}"

@@ -42,9 +42,9 @@ def fit(
         grad_norm = state.clip_gradients(plan.max_grad_norm)
         lr = plan.lr(state.step)
         state.advance(lr)
-        sample_ids = tuple(name for batch in micro_batches for name in batch.sample_ids)
+        names = tuple(name for batch in micro_batches for name in batch.names)
         for hook in hooks:  # tensors: only a hook that logs waits for them
-            hook(state, Metrics(loss, grad_norm, lr, sample_ids))
+            hook(state, Metrics(loss, grad_norm, lr, names))
 
 
 def every(steps: int, last: int, hook: Hook) -> Hook:

@@ -19,5 +19,5 @@ class Method(Protocol):
         ...
 
     def loss(self, denoiser: Denoiser, batch: Batch) -> Tensor:
-        """Return the mean loss over the batch, ()."""
+        """Return the mean over the batch of each item's loss times its weight, ()."""
         ...

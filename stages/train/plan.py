@@ -1,11 +1,12 @@
-"""The numbers of a run: how many steps, and the learning rate of each."""
+"""The numbers of a run: how many steps, the learning rate of each, and its micro-batches' sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from stages.batch_sizes import batch_size_of
 from stages.params.training import Training
 
 
@@ -70,3 +71,12 @@ def create_plan(training: Training, steps_per_run: Callable[[int], int]) -> Plan
         min_ratio=training.lr_schedule.min_ratio,
         max_grad_norm=training.max_grad_norm,
     )
+
+
+def micro_batch_sizes(buckets: Iterable[str], training: Training) -> dict[str, int]:
+    """Return how many items a micro-batch has, at most, by bucket ("64x32", in pixels)."""
+    sides = {name: [int(side) for side in name.split("x")] for name in buckets}
+    return {
+        name: batch_size_of(width, height, training.batch_size, training.batch_sizes)
+        for name, (width, height) in sides.items()
+    }

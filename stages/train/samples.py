@@ -1,9 +1,11 @@
-"""The samples of a split: what the manifests name, joined by sample id and by caption."""
+"""What a split trains on: the rows that the manifests name, joined by sample id and by caption."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,37 +19,53 @@ from torch import Tensor
 from stages.artifacts import extra_metadata, read_table
 from stages.base_record import read_record
 from stages.rows.manifest import ManifestRows, open_latents, open_prompts
-from stages.tables import SIZES
+from stages.tables import PLACE, SIZES, latent_name
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one split, in the order of their ids."""
+    """The training items of one split, each a sample at one resolution, in the order of both.
 
-    sample_ids: Sequence[str]
-    captions: Sequence[str]
-    buckets: Mapping[str, Indices]  # places of the samples, by bucket
-    sizes: npt.NDArray[np.int32]  # (samples, 6), the columns SIZES
+    An item has a row for each variant of its geometry, and a caption for each variant of those; a
+    visit takes one of each.
+    """
+
+    sample_ids: Sequence[str]  # of the samples
+    sample_of: Indices  # (items,) places in sample_ids
+    names: Sequence[str]  # (items,) the sample's id, or that with "@768"
+    captions: Sequence[Sequence[str]]  # (items,) variants of each
+    rows: Sequence[Sequence[int]]  # (items,) places in row_names: variants of each
+    buckets: Mapping[str, Indices]  # places of the items, by bucket
+    repeats: Indices  # (items,) visits in an epoch
+    weights: npt.NDArray[np.float32]  # (items,) of the losses
+    row_names: Sequence[str]  # (rows,) in latent_rows
+    sizes: npt.NDArray[np.int32]  # (rows, 6), the columns SIZES
     latent_rows: ManifestRows
     prompt_rows: ManifestRows
 
     def __len__(self) -> int:
-        return len(self.sample_ids)
+        return len(self.names)
 
-    def latents(self, indices: Indices) -> dict[str, npt.NDArray[np.float32]]:
+    def latents(self, rows: Sequence[int]) -> dict[str, npt.NDArray[np.float32]]:
         """Return the "mean" and, where the autoencoder has one, the "logvar" of the latents.
 
-        Each is (B, C, H, W); the samples are of one bucket.
+        Each is (B, C, H, W); the rows are of one bucket.
         """
-        return self.latent_rows.take([self.sample_ids[i] for i in indices])
+        return self.latent_rows.take([self.row_names[row] for row in rows])
 
-    def conditions(self, indices: Indices, captions: Sequence[str]) -> dict[str, Tensor]:
+    def conditions(self, rows: Sequence[int], captions: Sequence[str]) -> dict[str, Tensor]:
         """Return what a denoiser makes its conditioning of: rows of captions, sizes of pictures."""
-        rows = self.prompt_rows.take(captions)
-        text = {name: torch.from_numpy(values) for name, values in rows.items()}
-        return {**text, "sizes": torch.from_numpy(self.sizes[indices])}
+        prompts = self.prompt_rows.take(captions)
+        text = {name: torch.from_numpy(values) for name, values in prompts.items()}
+        return {**text, "sizes": torch.from_numpy(self.sizes[list(rows)])}
+
+    def by_sample(self, counts: Indices) -> dict[str, int]:
+        """Add up what is counted for each item, (items,), by sample id."""
+        sums = np.zeros(len(self.sample_ids), np.int64)
+        np.add.at(sums, self.sample_of, counts)
+        return dict(zip(self.sample_ids, sums.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -61,42 +79,94 @@ class Manifests:
     text_encoder: Path = Path("data/base/text_encoder.json")
 
 
-def open_samples(manifests: Manifests, family: str, root: str) -> dict[str, Samples]:
-    """Open the samples of each split, "train" and "validation".
+def open_samples(
+    manifests: Manifests, family: str, resolution: int, root: str
+) -> dict[str, Samples]:
+    """Open the items of each split, "train" and "validation".
 
     Args:
         manifests: The tables and the base.
         family: `model.type`, for which the rows must have been made.
+        resolution: `data.resolution`, at which an item is named by its sample alone.
         root: The row store; rows that it lacks are encoded first.
 
     Raises:
-        ValueError: The rows were made by another base, a sample has no caption row, or a split
-            that is needed is empty.
+        ValueError: The rows were made by another base or are not of targets, a sample has no
+            caption row, or a split that is needed is empty.
     """
     latents = read_table(manifests.latents, "latents")
     prompts = read_table(manifests.prompts, "prompts")
-    captions = read_table(manifests.captions, "captions")
     _refuse_other_encoder(manifests.latents, latents, manifests.vae, family)
     _refuse_other_encoder(manifests.prompts, prompts, manifests.text_encoder, family)
-    ids = captions["sample_id"].to_pylist()
-    caption_of = dict(zip(ids, captions["caption"].to_pylist(), strict=True))
-    _refuse_gaps(manifests, latents, prompts, caption_of)
+    _refuse_other_roles(manifests.latents, latents)
+    captions = _captions(manifests.captions)
+    _refuse_gaps(manifests, latents, prompts, captions)
     latent_rows = open_latents(manifests.latents, root)
     prompt_rows = open_prompts(manifests.prompts, root)
-    splits = {}
-    for split in ("train", "validation"):
-        part = latents.filter(pc.equal(latents["split"], split))
-        ids = part["sample_id"].to_pylist()
-        splits[split] = Samples(
-            sample_ids=ids,
-            captions=[caption_of[sample_id] for sample_id in ids],
-            buckets=_group(part["bucket"].to_pylist()),
-            sizes=np.stack([part[name].to_numpy() for name in SIZES], axis=1),
-            latent_rows=latent_rows,
-            prompt_rows=prompt_rows,
+    splits = {
+        split: _samples(
+            latents.filter(pc.equal(latents["split"], split)),
+            captions,
+            resolution,
+            latent_rows,
+            prompt_rows,
         )
+        for split in ("train", "validation")
+    }
     _refuse_empty(manifests.latents, splits)
     return splits
+
+
+def _captions(path: Path) -> dict[str, list[str]]:
+    """Return the variants of each sample's caption, in their order."""
+    table, captions = read_table(path, "captions"), defaultdict(list)
+    pairs = zip(table["sample_id"].to_pylist(), table["caption"].to_pylist(), strict=True)
+    for sample_id, caption in pairs:
+        captions[sample_id].append(caption)
+    return dict(captions)
+
+
+def _samples(
+    part: pa.Table,
+    captions: Mapping[str, Sequence[str]],
+    resolution: int,
+    latent_rows: ManifestRows,
+    prompt_rows: ManifestRows,
+) -> Samples:
+    """Group the rows of a split, which are sorted by sample, into items."""
+    places = part.select([name for name, _ in PLACE]).to_pylist()
+    items: dict[tuple[str, int], list[int]] = {}
+    for number, row in enumerate(places):
+        items.setdefault((row["sample_id"], row["resolution"]), []).append(number)
+    first = [rows[0] for rows in items.values()]
+    sample_ids = list(dict.fromkeys(sample_id for sample_id, _ in items))
+    place_of = {sample_id: place for place, sample_id in enumerate(sample_ids)}
+    buckets = part["bucket"].to_pylist()
+    return Samples(
+        sample_ids=sample_ids,
+        sample_of=np.array([place_of[sample_id] for sample_id, _ in items], np.int64),
+        names=_names(items, resolution),
+        captions=[captions[sample_id] for sample_id, _ in items],
+        rows=list(items.values()),
+        buckets=_group([buckets[row] for row in first]),
+        repeats=part["repeats"].to_numpy()[first].astype(np.int64),
+        weights=part["weight"].to_numpy()[first].astype(np.float32),
+        row_names=[latent_name(row) for row in places],
+        sizes=np.stack([part[name].to_numpy() for name in SIZES], axis=1),
+        latent_rows=latent_rows,
+        prompt_rows=prompt_rows,
+    )
+
+
+def _names(items: Collection[tuple[str, int]], resolution: int) -> list[str]:
+    """Name items by sample, and those at another than the usual of several resolutions by both."""
+    num_resolutions = Counter(sample_id for sample_id, _ in items)
+    return [
+        sample_id
+        if pixels == resolution or num_resolutions[sample_id] == 1
+        else f"{sample_id}@{pixels}"
+        for sample_id, pixels in items
+    ]
 
 
 def _group(buckets: Sequence[str]) -> dict[str, Indices]:
@@ -118,19 +188,31 @@ def _refuse_other_encoder(path: Path, manifest: pa.Table, component: Path, famil
         )
 
 
+def _refuse_other_roles(path: Path, latents: pa.Table) -> None:
+    others = sorted(set(latents["role"].unique().to_pylist()) - {"target"})
+    if others:
+        raise ValueError(
+            f"{path} has rows of the role {others[0]!r}, but training takes targets alone: set "
+            "data.references to [], and data.mask and data.condition to null"
+        )
+
+
 def _refuse_gaps(
-    manifests: Manifests, latents: pa.Table, prompts: pa.Table, caption_of: Mapping[str, str]
+    manifests: Manifests,
+    latents: pa.Table,
+    prompts: pa.Table,
+    captions: Mapping[str, Sequence[str]],
 ) -> None:
-    silent = [name for name in latents["sample_id"].to_pylist() if name not in caption_of]
+    silent = [name for name in latents["sample_id"].to_pylist() if name not in captions]
     if silent:
         raise ValueError(
             f"{manifests.captions} has no caption for sample {silent[0]!r} of {manifests.latents} "
-            f"({len(silent)} such samples): run `dvc repro`, which makes both anew"
+            f"({len(set(silent))} such samples): run `dvc repro`, which makes both anew"
         )
-    absent = sorted({"", *caption_of.values()} - set(prompts["caption"].to_pylist()))
+    absent = {"", *chain.from_iterable(captions.values())} - set(prompts["caption"].to_pylist())
     if absent:
         raise ValueError(
-            f"{manifests.prompts} has no row for the caption {absent[0]!r} ({len(absent)} such "
+            f"{manifests.prompts} has no row for the caption {min(absent)!r} ({len(absent)} such "
             "captions): run `dvc repro`, which makes it anew"
         )
 

@@ -21,7 +21,7 @@ from stages.params.training import Training
 from stages.rows.location import store_root
 from stages.tracking import Run, training_run
 from stages.train import hooks
-from stages.train.batches import Batches, Order, Prefetch
+from stages.train.batches import Batches, Prefetch
 from stages.train.checkpoints import LOCK, Checkpoints, checkpoint_folder
 from stages.train.fingerprint import fingerprint
 from stages.train.lock import held
@@ -30,8 +30,9 @@ from stages.train.method import Method
 from stages.train.methods import METHODS
 from stages.train.objectives import OBJECTIVES
 from stages.train.optimizers import OPTIMIZERS
+from stages.train.order import Order
 from stages.train.outputs import Report, write_outputs
-from stages.train.plan import Plan, create_plan
+from stages.train.plan import Plan, create_plan, micro_batch_sizes
 from stages.train.samples import Manifests, open_samples
 from stages.train.signals import Stopping
 from stages.train.state import TrainState
@@ -46,6 +47,7 @@ class Params:
 
     name: str = key("experiment.name", tracked=False)
     seed: int = key("experiment.seed")
+    resolution: int = key("data.resolution")  # of the items that bear their sample's name
     family: str = key("model.type")
     dtype: str = key("model.dtype")
     training: Training = key("training")
@@ -124,9 +126,8 @@ class Trainer:
             raise ValueError(state.history.divergence(state.step))
 
     def _write(self, run: Run) -> None:
-        samples, output = self.batches.samples, self.artifacts.output
-        counts = self.batches.order.visits(self.plan.steps)
-        visits = {name: counts[place] for place, name in enumerate(samples.sample_ids)}
+        output = self.artifacts.output
+        visits = self.batches.samples.by_sample(self.batches.order.visits(self.plan.steps))
         report = Report(self.fingerprint, self.validation.times, visits)
         write_outputs(output, self.state, report)
         for name in ("summary.json", "curves"):
@@ -156,7 +157,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     use_threads(params.threads)
     settings, root = params.training, store_root(params.store)
     digest = weights_fingerprint(params, artifacts)
-    splits = open_samples(artifacts.manifests, params.family, root)
+    splits = open_samples(artifacts.manifests, params.family, params.resolution, root)
     scheduler = read_record(artifacts.scheduler).folders["scheduler"] / "scheduler_config.json"
     objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
         settings.objective, read_json(scheduler)
@@ -164,7 +165,8 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     method = choose(METHODS, "training.method", settings.method)(objective)
     order = Order(
         buckets=splits["train"].buckets,
-        batch_size=settings.batch_size,
+        repeats=splits["train"].repeats,
+        batch_sizes=micro_batch_sizes(splits["train"].buckets, settings),
         accumulation=settings.gradient_accumulation,
         seed=params.seed,
         epochs=settings.epochs,
@@ -189,7 +191,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
             method=method,
             num_images=settings.validation.images,
             times=settings.validation.timesteps,
-            batch_size=settings.batch_size,
+            batch_sizes=micro_batch_sizes(splits["validation"].buckets, settings),
         ),
         checkpoints=Checkpoints(checkpoint_folder(root, digest), settings.checkpoint.keep),
     )
@@ -225,6 +227,7 @@ def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> s
         training=params.training,
         settings={
             "seed": params.seed,
+            "resolution": params.resolution,
             "family": params.family,
             "dtype": params.dtype,
             "mixed_precision": params.mixed_precision,

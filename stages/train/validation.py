@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from stages.randomness import generator
 from stages.train.batches import Batch
 from stages.train.history import ValidationRow
 from stages.train.method import Method
-from stages.randomness import generator
 from stages.train.samples import Indices, Samples
 from stages.train.state import TrainState
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Measures a state on the first images of the validation split, at each of the times."""
+    """Measures a state on the first images of the validation split, at each of the times.
+
+    Of an item's variants the first counts; repeats and weights do not.
+    """
 
     samples: Samples
     method: Method
-    num_images: int  # at most: the first by sample id
+    num_images: int  # at most: the first by sample id, each at all its resolutions
     times: Sequence[float]
-    batch_size: int
+    batch_sizes: Mapping[str, int]  # by bucket
 
     def measure(self, state: TrainState) -> ValidationRow:
         """Return the mean loss of the weights that would be kept, over the grid and by t."""
@@ -36,28 +39,31 @@ class Validation:
                     for batch in self._batches(place, t, state.device)
                 ]
                 by_t.append(torch.stack(losses).sum())
-        num_images = min(self.num_images, len(self.samples))
-        means = (torch.stack(by_t) / num_images).tolist()
+        num_items = int((self.samples.sample_of < self.num_images).sum())
+        means = (torch.stack(by_t) / num_items).tolist()
         return ValidationRow(state.step, sum(means) / len(means), means)
 
     def _batches(self, place: int, t: float, device: torch.device) -> Iterator[Batch]:
-        for bucket in self.samples.buckets.values():
-            chosen = bucket[bucket < self.num_images]  # samples are in the order of their ids
-            for start in range(0, len(chosen), self.batch_size):
-                yield self._batch(chosen[start : start + self.batch_size], place, t).to(device)
+        for name, bucket in self.samples.buckets.items():
+            chosen = bucket[self.samples.sample_of[bucket] < self.num_images]
+            size = self.batch_sizes[name]
+            for start in range(0, len(chosen), size):
+                yield self._batch(chosen[start : start + size], place, t).to(device)
 
-    def _batch(self, indices: Indices, place: int, t: float) -> Batch:
-        latents = self.samples.latents(indices)["mean"]
+    def _batch(self, items: Indices, place: int, t: float) -> Batch:
+        names = tuple(self.samples.names[item] for item in items)
+        rows = [self.samples.rows[item][0] for item in items]
+        captions = [self.samples.captions[item][0] for item in items]
+        latents = self.samples.latents(rows)["mean"]
         noise = np.empty(latents.shape, np.float32)
-        sample_ids = tuple(self.samples.sample_ids[i] for i in indices)
-        captions = [self.samples.captions[i] for i in indices]
-        for row, sample_id in enumerate(sample_ids):
-            random = generator("validation", sample_id, place)
+        for row, name in enumerate(names):
+            random = generator("validation", name, place)
             random.standard_normal(dtype=np.float32, out=noise[row])
         return Batch(
-            sample_ids=sample_ids,
+            names=names,
             latents=torch.from_numpy(latents),
             noise=torch.from_numpy(noise),
-            t=torch.full((len(indices),), t),
-            conditions=self.samples.conditions(indices, captions),
+            t=torch.full((len(items),), t),
+            weights=torch.ones(len(items)),
+            conditions=self.samples.conditions(rows, captions),
         )

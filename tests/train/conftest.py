@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ ROWS = {  # of the text encoders of toy models
     "flux2": {"context": (5, 48)},
     "sd3": {"context": (22, 32), "pooled": (32,)},
 }
-BUCKETS = {"16x16": (8, 8), "32x16": (8, 16)}  # and the cells of an autoencoder of factor 2
+SIDES = ((16, 16), (32, 16))  # width and height of the buckets in turn; a latent's cell has 2
+RESOLUTION = 16
 TRAINING = {
     "steps": 20,
     "batch_size": 4,
@@ -54,16 +56,44 @@ class Workspace:
     """A folder with everything that training reads."""
 
     def __init__(
-        self, root: Path, num_images: int = 19, num_validation: int = 4, family: str = "flux2"
+        self,
+        root: Path,
+        num_images: int = 19,
+        num_validation: int = 4,
+        family: str = "flux2",
+        num_variants: int = 1,
+        repeats: Sequence[int] = (1,),
+        weights: Sequence[float] = (1.0,),
+        scales: Sequence[int] = (1,),
     ) -> None:
+        """Write the files.
+
+        Args:
+            root: The folder.
+            num_images: Samples.
+            num_validation: The first of them.
+            family: Of the models.
+            num_variants: Of the latents and of the captions of each sample.
+            repeats: Of the samples in turn.
+            weights: Of the samples in turn.
+            scales: Each gives the samples a further resolution, RESOLUTION times it.
+        """
         self.root, self.store, self.family = root, root / "store", family
         self.output = root / "data" / "train"
         self.num_images, self.num_validation = num_images, num_validation
+        self.num_variants, self.scales = num_variants, scales
+        self.repeats, self.weights = repeats, weights
         self.tree: dict[str, Any] = {
             "experiment": {"name": "toy", "output_dir": "outputs/toy", "seed": 1},
             "model": {"type": family, "dtype": "float32"},
             "training": {**TRAINING},
-            "data": {"train_path": "data/raw/toy", "store": str(self.store)},
+            "data": {
+                "train_path": "data/raw/toy",
+                "store": str(self.store),
+                "resolution": RESOLUTION,
+                "bucket_resolution_steps": 1,
+                "min_bucket_resolution": 1,
+            },
             "hardware": {"threads": 1},
             "tracking": {"mlflow": False},
         }
@@ -118,15 +148,22 @@ class Workspace:
     def _write_rows(self) -> None:
         random = np.random.default_rng(0)
         latents, captions = [], []
-        for i in range(self.num_images):
-            bucket = list(BUCKETS)[i % 2]
-            name, key, shape = self._write_latents(random, i, bucket)
-            sample_id = f"{i:020x}"
-            captions.append({"sample_id": sample_id, "caption": f"picture {i % 5}"})
-            split = "validation" if i < self.num_validation else "train"
-            row = {"sample_id": sample_id, "key": key, "table": name, "split": split}
-            row |= {"bucket": bucket, "channels": shape[0], "height": shape[1], "width": shape[2]}
-            sizes = (100 + i, 200, i % 3, 0, 2 * shape[1], 2 * shape[2])
+        for i, scale, variant in product(
+            range(self.num_images), self.scales, range(self.num_variants)
+        ):
+            row = {"sample_id": f"{i:020x}", "variant": variant}
+            if scale == self.scales[0]:
+                text = f"picture {i % 5}" + (f" again {variant}" if variant else "")
+                captions.append(row | {"caption": text})
+            width, height = (scale * side for side in SIDES[i % 2])
+            name, key, shape = self._write_latents(random, (i, scale, variant), width, height)
+            row |= {"role": "target", "index": 0, "resolution": scale * RESOLUTION}
+            row |= {"key": key, "table": name, "bucket": f"{width}x{height}"}
+            row["split"] = "validation" if i < self.num_validation else "train"
+            row["repeats"] = self.repeats[i % len(self.repeats)]
+            row["weight"] = self.weights[i % len(self.weights)]
+            row |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
+            sizes = (100 + i, 200, i % 3, variant, 2 * shape[1], 2 * shape[2])
             latents.append(row | dict(zip(SIZES, sizes, strict=True)))
         columns = ROWS[self.family]
         name = table_name("text", columns)
@@ -146,17 +183,17 @@ class Workspace:
         self._write("captions", captions, {})
 
     def _write_latents(
-        self, random: np.random.Generator, index: int, bucket: str
+        self, random: np.random.Generator, image: tuple[int, ...], width: int, height: int
     ) -> tuple[str, str, tuple[int, int, int]]:
         """Add a picture's row; return its table, its key and the shape of the latent."""
-        height, width = BUCKETS[bucket]
         is_patched = self.family == "flux2"
-        shape = (16, height // 2, width // 2) if is_patched else (4, height, width)
+        channels, factor = (16, 4) if is_patched else (4, 2)
+        shape = (channels, height // factor, width // factor)
         values = {"mean": random.standard_normal((1, *shape), np.float32)}
         if not is_patched:
             values["logvar"] = np.full((1, *shape), -2.0, np.float32)
         columns = dict.fromkeys(values, shape)
-        name, key = table_name("latents", columns), row_key(image=index)
+        name, key = table_name("latents", columns), row_key(image=image)
         RowTable.open(str(self.store), name, columns).add([key], values)
         return name, key, shape
 

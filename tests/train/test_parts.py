@@ -132,7 +132,9 @@ def batch_of(ids, seed=0):
     t = torch.rand(8, generator=random)
     context = torch.zeros(len(ids), 1)
     names = tuple(str(i) for i in ids)
-    return Batch(names, latents[ids], noise[ids], t[ids], {"context": context})
+    return Batch(
+        names, latents[ids], noise[ids], t[ids], torch.ones(len(ids)), {"context": context}
+    )
 
 
 class Given:
@@ -159,7 +161,7 @@ def test_micro_batches_of_any_size_count_by_their_images():
         torch.testing.assert_close(parts.network.state_dict()[name], weight)
     torch.testing.assert_close(seen[0].loss, seen[3].loss)
     torch.testing.assert_close(seen[0].grad_norm, seen[3].grad_norm)
-    assert seen[3].sample_ids == ("0", "1", "2", "3", "4")
+    assert seen[3].names == ("0", "1", "2", "3", "4")
 
 
 def test_evaluation_uses_the_average_and_gives_the_weights_back():

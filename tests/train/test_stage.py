@@ -95,7 +95,7 @@ def test_sdxl_is_told_the_sizes_of_its_pictures(make_workspace):
     trainer = create_trainer(workspace.params(**LEARNING["sdxl"]))
     batches = [batch for step in range(4) for batch in trainer.batches.at(step)]
     for batch in batches:
-        for sample_id, sizes in zip(batch.sample_ids, batch.conditions["sizes"], strict=True):
+        for sample_id, sizes in zip(batch.names, batch.conditions["sizes"], strict=True):
             i = int(sample_id, 16)
             assert sizes.tolist() == [100 + i, 200, i % 3, 0, 16, 32 if i % 2 else 16]
     network, seen = trainer.state.denoiser.network, []

@@ -24,10 +24,14 @@ class FullFinetune:
         return network.named_parameters()
 
     def loss(self, denoiser: Denoiser, batch: Batch) -> Tensor:
-        """Return the mean squared error over the batch, in float32 whatever the weights are."""
+        """Return the weighted squared error's mean, in float32 whatever the network's weights are.
+
+        A weight of 1 changes no bit.
+        """
         noisy = self.objective.noisy(batch.latents, batch.noise, batch.t)
         guidance = self.objective.guidance if denoiser.embeds_guidance else None
         conditioning = denoiser.conditioning(batch.conditions, guidance)
         prediction = denoiser.predict(noisy.to(denoiser.dtype), batch.t, conditioning)
         target = self.objective.target(batch.latents, batch.noise, batch.t)
-        return F.mse_loss(prediction.float(), target)
+        scale = batch.weights.sqrt().view(-1, 1, 1, 1)
+        return F.mse_loss(scale * prediction.float(), scale * target)
