@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 NAMED = 10  # files that a message or the report names
+QUOTE = reprlib.Repr()
+QUOTE.maxstring = 60  # characters of a caption in a message
 
 
 class Problem(NamedTuple):
@@ -37,6 +40,11 @@ class Limit:
             f"{where}: {len(problems)} of {total} {self.what}, more than {self.key} = "
             f"{self.allowed:g} allows: {named(problems)}; {self.advice}"
         )
+
+
+def quoted(caption: str) -> str:
+    """Return a caption as a message shows it: in one line, its middle left out if it is long."""
+    return QUOTE.repr(caption.strip())
 
 
 def first(paths: Iterable[str]) -> list[str]:

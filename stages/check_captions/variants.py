@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.check_captions.limits import Problem, named
+from stages.check_captions.limits import Problem, named, quoted
 from stages.check_captions.written import Written
 from stages.params.captions import Captions
 from stages.randomness import generator
@@ -45,7 +45,7 @@ def variants(
             numbers[each.sample_id] += 1
             rows.append(row)
             if not text:
-                empty.append(Problem(each.path, repr(each.caption.strip())))
+                empty.append(Problem(each.path, quoted(each.caption)))
     if empty:
         raise ValueError(
             f"{where}: {len(empty)} of {len(rows)} drawn captions are empty: {named(empty)}; "
@@ -98,7 +98,7 @@ def draw_tags(caption: str, settings: Captions, random: np.random.Generator) -> 
 def refuse_unbalanced(written: Sequence[Written], where: str) -> None:
     """Raise when a caption has a brace without its partner."""
     broken = [
-        Problem(each.path, repr(each.caption.strip()))
+        Problem(each.path, quoted(each.caption))
         for each in written
         if not is_balanced(each.caption)
     ]

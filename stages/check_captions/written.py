@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stages.check_captions.limits import NAMED, Problem, first
+from stages.check_captions.limits import NAMED, Problem, first, quoted
 
 SHOWN = 200  # characters of a caption in the report
 
@@ -54,9 +54,9 @@ def problem(captions: Sequence[str]) -> str:
 def defects(caption: str) -> Iterator[tuple[str, str]]:
     """Yield what does not belong into a caption: its kind, and an instance of it."""
     if tag := TAG.search(caption):
-        yield "HTML tag", repr(tag[0])
+        yield "HTML tag", quoted(tag[0])
     if entity := next(filter(_is_entity, ENTITY.finditer(caption)), None):
-        yield "HTML entity", repr(entity[0])
+        yield "HTML entity", quoted(entity[0])
     for kind, pattern in (("control character", CONTROL), ("invisible character", INVISIBLE)):
         if character := pattern.search(caption):
             yield kind, f"U+{ord(character[0]):04X}"

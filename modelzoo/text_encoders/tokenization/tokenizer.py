@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer as Backend
 
+COUNTED = 4096  # prompts whose tokens are held at once
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -87,9 +89,12 @@ class Tokenizer(ABC):
 
     def count(self, prompts: Sequence[str]) -> list[int]:
         """Count the tokens of each prompt, as `Encoded.num_tokens`; in threads, so much faster."""
-        texts = [self._text(prompt) for prompt in prompts]
-        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [max(0, len(each) - self._num_template) for each in encoded]
+        counts: list[int] = []
+        for start in range(0, len(prompts), COUNTED):
+            texts = [self._text(prompt) for prompt in prompts[start : start + COUNTED]]
+            encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            counts += [max(0, len(each) - self._num_template) for each in encoded]
+        return counts
 
     def cut(self, prompt: str) -> str:
         """Give the end of a prompt that its text encoder does not see, or nothing."""
