@@ -8,9 +8,11 @@ from typing import Any
 from PIL import Image
 
 from modelzoo.text_encoders.tokenizer_training import train_tokenizer
-from stages import bucket, check_captions
+from stages import bucket
 from stages.base_record import Part, write_record
+from stages.check_captions import stage as check_captions
 from stages.ingest import stage as ingest
+from stages.params.captions import Captions
 
 Rows = Callable[[Path, str], list[dict[str, Any]]]
 GOES_ON = ("kept", "validation")
@@ -39,9 +41,14 @@ def test_every_file_ends_in_a_bucket_or_in_one_ledger_with_a_reason(
         ingest.Params(str(paired_images), ".txt", 0.2, 0.5), ingest.Artifacts(images, ledgers[0])
     )
     check_captions.run(
-        check_captions.Params("flux2", "mine", 0.5),
+        check_captions.Params("flux2", "mine", 0.5, Captions(), 0),
         check_captions.Artifacts(
-            images, out / "tokenizer.json", captions, out / "captions.json", ledgers[1]
+            images,
+            out / "tokenizer.json",
+            captions,
+            out / "captions.json",
+            ledgers[1],
+            out / "caption_lengths.csv",
         ),
     )
     bucket.run(
