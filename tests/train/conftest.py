@@ -21,7 +21,7 @@ import yaml
 
 from modelzoo.denoiser import init_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
-from stages.artifacts import write_table
+from stages.artifacts import read_table, write_table
 from stages.base_record import Part, read_record, write_record
 from stages.params.read import read
 from stages.rows.keys import row_key, table_name
@@ -121,6 +121,14 @@ class Workspace:
             text=True,
         )
 
+    def latents(self) -> list[dict[str, Any]]:
+        """Return the rows of data/latents.parquet."""
+        return read_table(self.root / "data/latents.parquet", "latents").to_pylist()
+
+    def write_latents(self, rows: list[dict[str, Any]]) -> None:
+        """Write data/latents.parquet, whose rows the store has."""
+        self._write("latents", rows, self._made_by("vae"))
+
     def _write_base(self) -> None:
         kind, base = FAMILIES[self.family], self.root / "data/base"
         model = dataclasses.asdict(toys.section(self.family, self.root))
@@ -156,7 +164,7 @@ class Workspace:
                 text = f"picture {i % 5}" + (f" again {variant}" if variant else "")
                 captions.append(row | {"caption": text})
             width, height = (scale * side for side in SIDES[i % 2])
-            name, key, shape = self._write_latents(random, (i, scale, variant), width, height)
+            name, key, shape = self._add_latents(random, (i, scale, variant), width, height)
             row |= {"role": "target", "index": 0, "resolution": scale * RESOLUTION}
             row |= {"key": key, "table": name, "bucket": f"{width}x{height}"}
             row["split"] = "validation" if i < self.num_validation else "train"
@@ -178,11 +186,11 @@ class Workspace:
             {"caption": caption, "key": key, "table": name}
             for caption, key in zip(distinct, keys, strict=True)
         ]
-        self._write("latents", latents, self._made_by("vae"))
+        self.write_latents(latents)
         self._write("prompts", prompts, self._made_by("text_encoder"))
         self._write("captions", captions, {})
 
-    def _write_latents(
+    def _add_latents(
         self, random: np.random.Generator, image: tuple[int, ...], width: int, height: int
     ) -> tuple[str, str, tuple[int, int, int]]:
         """Add a picture's row; return its table, its key and the shape of the latent."""

@@ -1,188 +1,210 @@
-"""What a step trains on depends on the seed and the step alone, and no sample is ever left out."""
-
-from collections import Counter
+"""What a step trains on depends on the seed and the step alone, whatever else is in the batch."""
 
 import numpy as np
 import pytest
 import torch
 
 from stages.params.training import Objective
-from stages.train.batches import Batches, Order, Prefetch
-from stages.train.objectives import FlowMatching
 from stages.randomness import generator
+from stages.train.batches import Batches, Prefetch
+from stages.train.objectives import FlowMatching
+from stages.train.order import Order
+from stages.train.samples import Samples
 
-BUCKETS = {"wide": np.arange(0, 7), "high": np.arange(7, 12), "rare": np.arange(12, 13)}
-
-
-def order(batch_size=3, accumulation=1, seed=0, epochs=None):
-    return Order(BUCKETS, batch_size, accumulation, seed, epochs)
-
-
-class Rows:
-    """Thirteen samples whose latents name them."""
-
-    sample_ids = tuple(f"id{i}" for i in range(13))
-    captions = tuple(f"caption {i}" for i in range(13))
-
-    def latents(self, indices):
-        mean = np.broadcast_to(indices[:, None, None, None], (len(indices), 2, 3, 4)).astype("f4")
-        return {"mean": mean, "logvar": np.full_like(mean, np.log(0.25))}
-
-    def conditions(self, indices, captions):
-        context = torch.tensor([[float(len(caption))] for caption in captions])
-        return {"context": context, "sizes": torch.from_numpy(indices)}
+NAMES = [f"id{i}" for i in range(13)]
 
 
-class MeansAlone(Rows):
-    """The same of an autoencoder without a posterior."""
+class Latents:
+    """Stored rows whose values are the number of their item and, of the last column, their own."""
 
-    def latents(self, indices):
-        return {"mean": super().latents(indices)["mean"]}
+    def __init__(self, has_variance=True):
+        self.has_variance = has_variance
+
+    def take(self, names):
+        items, variants = np.array([name.split("/") for name in names], np.float32).T
+        mean = np.broadcast_to(items[:, None, None, None], (len(names), 2, 3, 4)).copy()
+        mean[..., -1] += variants[:, None, None]
+        return {"mean": mean} | (
+            {"logvar": np.full_like(mean, np.log(0.25))} if self.has_variance else {}
+        )
 
 
-def batches(caption_dropout=0.0, posterior="mean", rows=Rows, **of_order):
-    objective = FlowMatching(Objective())
-    seed = of_order.get("seed", 0)
-    return Batches(rows(), order(**of_order), objective, caption_dropout, posterior, seed)
+class Prompts:
+    """Stored rows of captions: their lengths."""
+
+    def take(self, captions):
+        return {"context": np.array([[len(caption)] for caption in captions], np.float32)}
 
 
-@pytest.mark.parametrize("accumulation", [1, 2, 5])
-def test_every_epoch_visits_each_sample_once(accumulation):
-    of = order(accumulation=accumulation, epochs=3)
-    steps = of.num_steps(3)
-    visited = Counter(
-        (epoch, int(i)) for s in range(steps) for epoch, part in of.at(s) for i in part
+def samples(num_latents=1, num_captions=1, has_variance=True):
+    """Thirteen items of three buckets; of a caption's variants, each is one letter longer."""
+    rows = [(item, variant) for item in range(13) for variant in range(num_latents)]
+    return Samples(
+        sample_ids=NAMES,
+        sample_of=np.arange(13),
+        names=NAMES,
+        captions=[["caption" + "x" * n for n in range(num_captions)]] * 13,
+        rows=[range(item * num_latents, (item + 1) * num_latents) for item in range(13)],
+        buckets={"wide": np.arange(0, 7), "high": np.arange(7, 12), "rare": np.arange(12, 13)},
+        repeats=np.ones(13, np.int64),
+        weights=np.arange(13, dtype=np.float32),
+        row_names=[f"{item}/{variant}" for item, variant in rows],
+        sizes=np.array([[item, variant, 0, 0, 0, 0] for item, variant in rows], np.int32),
+        latent_rows=Latents(has_variance),
+        prompt_rows=Prompts(),
     )
-    assert visited == Counter((epoch, i) for epoch in range(3) for i in range(13))
-    assert of.at(steps) == []
 
 
-def test_a_batch_has_one_bucket_and_batches_of_a_bucket_are_of_nearly_equal_size():
-    sizes = {}
-    for part in order().epoch(0):
-        (bucket,) = {name for name, of in BUCKETS.items() if set(part) <= set(of)}
-        sizes.setdefault(bucket, []).append(len(part))
-    assert {name: sorted(of) for name, of in sizes.items()} == {
-        "wide": [2, 2, 3],
-        "high": [2, 3],
-        "rare": [1],
-    }
+def batches(caption_dropout=0.0, posterior="mean", batch_size=3, seed=0, **of_samples):
+    of = samples(**of_samples)
+    sizes = dict.fromkeys(of.buckets, batch_size)
+    order = Order(of.buckets, of.repeats, sizes, 1, seed, None)
+    objective = FlowMatching(Objective())
+    return Batches(of, order, objective, caption_dropout, posterior, seed)
 
 
-def test_the_order_changes_with_epoch_and_seed_and_with_nothing_else():
-    def flat(seed, epoch):
-        return np.concatenate(order(seed=seed).epoch(epoch)).tolist()
-
-    assert flat(0, 0) == flat(0, 0)
-    assert flat(0, 0) != flat(0, 1)
-    assert flat(0, 0) != flat(1, 0)
-    forth, back = order(), order()
-    ahead = [forth.at(step) for step in range(20)]
-    for step in reversed(range(20)):
-        for (epoch, part), (other_epoch, other) in zip(back.at(step), ahead[step], strict=True):
-            assert epoch == other_epoch
-            assert part.tolist() == other.tolist()
-
-
-@pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("steps", [0, 1, 5, 6, 17])
-def test_visits_counts_what_the_steps_trained_on(accumulation, steps):
-    of = order(accumulation=accumulation)
-    counted = Counter(int(i) for step in range(steps) for _, part in of.at(step) for i in part)
-    assert +of.visits(steps) == counted
-
-
-def test_noise_time_and_caption_of_a_visit_do_not_depend_on_its_neighbours():
-    def by_sample(batch_size):
-        of = batches(caption_dropout=0.5, batch_size=batch_size)
-        made = [batch for step in range(of.order.epoch_length) for batch in of.at(step)]
-        return {
-            sample_id: (batch.noise[i], batch.t[i], batch.conditions["context"][i])
-            for batch in made
-            for i, sample_id in enumerate(batch.sample_ids)
-        }
-
-    few, many = by_sample(2), by_sample(13)
-    assert few.keys() == many.keys() == set(Rows.sample_ids)
-    for sample_id, numbers in few.items():
-        for one, other in zip(numbers, many[sample_id], strict=True):
-            assert torch.equal(one, other)
-
-
-def drawn_latents(of, epochs):
-    """The latents of every visit (epochs, 2, 3, 4), by sample."""
+def visits(of, epochs):
+    """What every item got at each of its visits, in their order, by name."""
     found = {}
     for step in range(epochs * of.order.epoch_length):
         for batch in of.at(step):
-            for sample_id, latents in zip(batch.sample_ids, batch.latents, strict=True):
-                found.setdefault(sample_id, []).append(latents)
-    return {sample_id: torch.stack(visits) for sample_id, visits in found.items()}
+            tensors = {**vars(batch), **batch.conditions}
+            del tensors["names"], tensors["conditions"]
+            for place, name in enumerate(batch.names):
+                got = {column: values[place] for column, values in tensors.items()}
+                found.setdefault(name, []).append(got)
+    return found
+
+
+def assert_equal(visits, others):
+    for visit, other in zip(visits, others, strict=True):
+        assert visit.keys() == other.keys()
+        assert all(torch.equal(visit[column], other[column]) for column in visit)
+
+
+@pytest.mark.parametrize("posterior", ["mean", "sample"])
+def test_all_of_a_visit_is_the_same_whatever_its_neighbours(posterior):
+    given = {"caption_dropout": 0.3, "posterior": posterior, "num_latents": 2, "num_captions": 3}
+    few, many = (visits(batches(batch_size=size, **given), 4) for size in (2, 13))
+    assert few.keys() == many.keys() == set(NAMES)
+    for name in NAMES:
+        assert_equal(few[name], many[name])
+
+
+def geometry(visit):
+    return int(visit["sizes"][1])
+
+
+def caption(visit):
+    return int(visit["context"]) - len("caption")
+
+
+@pytest.mark.parametrize(("variant", "count"), [(geometry, 3), (caption, 4)])
+def test_visits_take_every_variant_once_in_a_drawn_order_before_any_again(variant, count):
+    taken = {
+        name: [variant(visit) for visit in of]
+        for name, of in visits(batches(num_latents=3, num_captions=4), 24).items()
+    }
+    rounds = [
+        tuple(of[start : start + count]) for of in taken.values() for start in range(0, 24, count)
+    ]
+    assert {tuple(sorted(of)) for of in rounds} == {tuple(range(count))}
+    assert len(set(rounds)) > count  # orders differ between rounds and items
+    assert len({tuple(of) for of in taken.values()}) == len(taken)
+
+
+def test_the_variants_of_geometry_and_caption_are_drawn_apart():
+    of = visits(batches(num_latents=2, num_captions=2), 40)
+    pairs = {(geometry(visit), caption(visit)) for visit in of["id0"]}
+    assert pairs == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_the_variants_change_with_the_seed():
+    some, others = (visits(batches(num_latents=4, seed=seed), 8) for seed in (0, 1))
+    assert [geometry(v) for v in some["id0"]] != [geometry(v) for v in others["id0"]]
+
+
+def test_a_variants_latents_stay_with_its_sizes():
+    for name, of in visits(batches(num_latents=3), 6).items():
+        for visit in of:
+            assert visit["sizes"][0] == visit["latents"][0, 0, 0] == int(name[2:])
+            assert visit["latents"][0, 0, -1] == int(name[2:]) + geometry(visit)
+
+
+def test_variants_change_neither_noise_nor_times_nor_which_captions_are_dropped():
+    plain = visits(batches(caption_dropout=0.4), 3)
+    varied = visits(batches(caption_dropout=0.4, num_latents=3, num_captions=2), 3)
+    for name in NAMES:
+        for one, other in zip(plain[name], varied[name], strict=True):
+            assert torch.equal(one["noise"], other["noise"])
+            assert torch.equal(one["t"], other["t"])
+            assert (one["context"] == 0) == (other["context"] == 0)
+
+
+def test_weights_stay_with_their_items():
+    for name, of in visits(batches(), 1).items():
+        assert of[0]["weights"] == int(name[2:])
+
+
+def test_a_visit_draws_what_it_drew_in_earlier_versions():
+    for name, of in visits(batches(seed=5), 2).items():
+        for number, visit in enumerate(of):
+            random = generator(5, name, number)
+            t = FlowMatching(Objective()).times(torch.tensor([random.random()], dtype=torch.double))
+            random.random()  # of the caption's dropout
+            assert visit["t"] == t.float()
+            assert visit["noise"].numpy().tobytes() == random.standard_normal(24, "f4").tobytes()
 
 
 def test_the_mean_of_the_posterior_is_the_same_at_every_visit():
-    for sample_id, visits in drawn_latents(batches(), 2).items():
-        assert (visits == int(sample_id[2:])).all()
+    for name, of in visits(batches(), 2).items():
+        assert all((visit["latents"] == int(name[2:])).all() for visit in of)
 
 
 def test_a_draw_from_the_posterior_has_its_mean_and_deviation_and_belongs_to_the_visit():
-    few = drawn_latents(batches(posterior="sample", batch_size=2), 20)
-    many = drawn_latents(batches(posterior="sample", batch_size=13), 20)
     deviations = []
-    for sample_id, visits in few.items():
-        assert torch.equal(visits, many[sample_id])  # whatever its neighbours
-        assert len(torch.unique(visits.flatten(1), dim=0)) == 20
-        deviations.append(visits - int(sample_id[2:]))
+    for name, of in visits(batches(posterior="sample"), 20).items():
+        drawn = torch.stack([visit["latents"] for visit in of])
+        assert len(torch.unique(drawn.flatten(1), dim=0)) == 20
+        deviations.append(drawn - int(name[2:]))
     assert abs(torch.stack(deviations).mean()) < 0.02
     assert abs(torch.stack(deviations).std() - 0.5) < 0.01  # the root of exp(logvar)
 
 
 def test_drawing_from_the_posterior_changes_neither_noise_nor_times():
-    for mean, drawn in zip(batches().at(0), batches(posterior="sample").at(0), strict=True):
-        assert mean.sample_ids == drawn.sample_ids
-        assert torch.equal(mean.noise, drawn.noise)
-        assert torch.equal(mean.t, drawn.t)
-        correlation = torch.corrcoef(
-            torch.stack([(drawn.latents - mean.latents).flatten(), drawn.noise.flatten()])
-        )
-        assert abs(correlation[0, 1]) < 0.3  # a draw is not the noise that hides it
+    means, draws = visits(batches(), 1), visits(batches(posterior="sample"), 1)
+    for name in NAMES:
+        (mean,), (drawn,) = means[name], draws[name]
+        assert torch.equal(mean["noise"], drawn["noise"])
+        assert torch.equal(mean["t"], drawn["t"])
+    deviations = torch.stack([draws[name][0]["latents"] - int(name[2:]) for name in NAMES])
+    noise = torch.stack([draws[name][0]["noise"] for name in NAMES])
+    correlation = torch.corrcoef(torch.stack([deviations.flatten(), noise.flatten()]))
+    assert abs(correlation[0, 1]) < 0.2  # a draw is not the noise that hides it
 
 
 def test_a_draw_from_rows_without_a_variance_is_refused():
     with pytest.raises(ValueError, match=r"training\.posterior: 'sample' given, but .* set 'mean'"):
-        batches(posterior="sample", rows=MeansAlone).at(0)
-    assert batches(rows=MeansAlone).at(0)
-
-
-def test_sizes_stay_with_their_samples():
-    for batch in batches(batch_size=13).at(0):
-        assert batch.conditions["sizes"].tolist() == [int(name[2:]) for name in batch.sample_ids]
+        batches(posterior="sample", has_variance=False).at(0)
+    assert batches(has_variance=False).at(0)
 
 
 def test_each_visit_has_noise_of_its_own():
-    of = batches(batch_size=13)
-    noise = {}
-    for step in range(2 * of.order.epoch_length):
-        for batch in of.at(step):
-            for sample_id, drawn in zip(batch.sample_ids, batch.noise, strict=True):
-                noise.setdefault(sample_id, []).append(drawn)
-    drawn = torch.stack([one for visits in noise.values() for one in visits]).flatten(1)
-    assert len(drawn) == 26
-    assert len(torch.unique(drawn, dim=0)) == 26
+    drawn = torch.stack([visit["noise"] for of in visits(batches(), 2).values() for visit in of])
+    assert len(torch.unique(drawn.flatten(1), dim=0)) == len(drawn) == 26
     assert abs(drawn.mean()) < 0.1
     assert abs(drawn.std() - 1) < 0.1
 
 
 def test_captions_are_dropped_about_as_often_as_asked():
-    of = batches(caption_dropout=0.3, batch_size=13)
-    lengths = [
-        length
-        for step in range(100 * of.order.epoch_length)
-        for batch in of.at(step)
-        for length in batch.conditions["context"].flatten().tolist()
+    dropped = [
+        bool(visit["context"] == 0)
+        for of in visits(batches(caption_dropout=0.3), 100).values()
+        for visit in of
     ]
-    assert 0.25 < lengths.count(0.0) / len(lengths) < 0.35
-    never = batches(caption_dropout=0.0, batch_size=13)
-    assert all((batch.conditions["context"] > 0).all() for batch in never.at(0))
+    assert 0.25 < sum(dropped) / len(dropped) < 0.35
+    never = visits(batches(caption_dropout=0.0), 2)
+    assert all(visit["context"] > 0 for of in never.values() for visit in of)
 
 
 def test_prefetching_changes_nothing_and_reads_not_past_the_end():
@@ -195,7 +217,7 @@ def test_prefetching_changes_nothing_and_reads_not_past_the_end():
     with Prefetch(at, 5, torch.device("cpu")) as ahead:
         for step in range(2, 5):
             for one, other in zip(ahead.at(step), of.at(step), strict=True):
-                assert one.sample_ids == other.sample_ids
+                assert one.names == other.names
                 assert torch.equal(one.noise, other.noise)
     assert asked == [2, 3, 4]
 

@@ -2,20 +2,22 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from stages.params.training import LrSchedule, Objective, Optimizer, Training
+from stages.params.training import BatchSize, LrSchedule, Objective, Optimizer, Training
 from stages.train.batches import Batch
 from stages.train.history import History, Metrics
 from stages.train.loop import every, fit
 from stages.train.methods import METHODS
 from stages.train.objectives import OBJECTIVES, FlowMatching
 from stages.train.optimizers import OPTIMIZERS
-from stages.train.plan import create_plan
+from stages.train.plan import create_plan, micro_batch_sizes
 from stages.train.state import Ema, TrainState
 
 
@@ -162,6 +164,37 @@ def test_micro_batches_of_any_size_count_by_their_images():
     torch.testing.assert_close(seen[0].loss, seen[3].loss)
     torch.testing.assert_close(seen[0].grad_norm, seen[3].grad_norm)
     assert seen[3].names == ("0", "1", "2", "3", "4")
+
+
+def test_the_loss_is_the_mean_of_the_items_losses_times_their_weights():
+    method, denoiser = METHODS["full_finetune"](FlowMatching(Objective())), Scale()
+    weights = torch.tensor([0.25, 1.0, 3.0])
+    alone = torch.stack([method.loss(denoiser, batch_of([i])) for i in range(3)])
+    batch = replace(batch_of([0, 1, 2]), weights=weights)
+    torch.testing.assert_close(method.loss(denoiser, batch), (weights * alone).mean())
+
+
+@pytest.mark.parametrize("share", [1.0, 3 / 7])
+def test_a_weight_of_one_changes_no_bit_of_loss_and_gradient(share):
+    method, denoiser = METHODS["full_finetune"](FlowMatching(Objective())), Scale()
+    batch = batch_of([0, 1, 2, 3, 4])
+    noisy = torch.lerp(batch.latents, batch.noise, batch.t.view(-1, 1, 1, 1))
+    plain = F.mse_loss(
+        denoiser.predict(noisy, batch.t, torch.zeros(1)), batch.noise - batch.latents
+    )
+    (wanted,) = torch.autograd.grad(plain * share, denoiser.network.parameters())
+    loss = method.loss(denoiser, batch)
+    (found,) = torch.autograd.grad(loss * share, denoiser.network.parameters())
+    assert torch.equal(loss, plain)
+    assert torch.equal(found, wanted)
+
+
+def test_a_bucket_takes_the_batch_size_of_the_smallest_resolution_it_fits():
+    sizes = [BatchSize(1024, 2), BatchSize(512, 6)]
+    training = Training(batch_size=1, batch_sizes=sizes)
+    buckets = ["512x512", "256x1024", "576x512", "1024x1024", "1088x1024"]
+    assert list(micro_batch_sizes(buckets, training).values()) == [6, 6, 2, 2, 1]
+    assert set(micro_batch_sizes(buckets, Training(batch_size=3)).values()) == {3}
 
 
 def test_evaluation_uses_the_average_and_gives_the_weights_back():

@@ -44,7 +44,8 @@ def wait_for(condition, seconds=60):
         time.sleep(0.0005)
 
 
-def test_kill_9_at_any_moment_changes_nothing(workspace, forks):
+def test_kill_9_at_any_moment_changes_nothing(make_workspace, forks):
+    workspace = make_workspace(num_variants=3, repeats=(1, 3), weights=(1.0, 0.5), scales=(1, 2))
     params = workspace.params(steps=40)
     expected = undisturbed(workspace, params)
     moments = random.Random(0)

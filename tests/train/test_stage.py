@@ -127,6 +127,82 @@ def test_epochs_visit_every_image_that_often(workspace):
     )  # 8 micro-batches
 
 
+def test_an_epoch_has_every_item_as_often_as_it_repeats_and_the_ledger_adds_up_resolutions(
+    make_workspace,
+):
+    workspace = make_workspace(repeats=(1, 3, 2), scales=(1, 2), num_variants=2)
+    run(workspace.params(steps=None, epochs=2, lr_schedule={}))
+    ledger = pq.read_table(workspace.output / "ledger.parquet").to_pydict()
+    visits = dict(zip(ledger["sample_id"], ledger["num_visits"], strict=True))
+    assert visits == {f"{i:020x}": 2 * 2 * (1, 3, 2)[i % 3] for i in range(4, 19)}
+    summary = json.loads((workspace.output / "summary.json").read_text())
+    assert summary["num_images"] == 15
+    assert summary["steps"] == 2 * sum(-(-visits // 4) for visits in (16, 14, 16, 14))
+
+
+def test_items_are_named_by_their_sample_and_other_resolutions_say_so(make_workspace):
+    workspace = make_workspace(scales=(1, 2), num_images=7)
+    params = workspace.params()
+    samples = create_trainer(params).batches.samples
+    ids = [f"{i:020x}" for i in range(4, 7)]
+    assert samples.sample_ids == ids
+    assert samples.names == [name for i in ids for name in (i, f"{i}@32")]
+    samples = create_trainer(replace(params, resolution=32)).batches.samples
+    assert samples.names == [name for i in ids for name in (f"{i}@16", i)]
+    assert weights_fingerprint(params) != weights_fingerprint(replace(params, resolution=32))
+
+
+def test_the_only_resolution_of_a_sample_is_not_in_its_name(workspace):
+    samples = create_trainer(replace(workspace.params(), resolution=999)).batches.samples
+    assert samples.names == samples.sample_ids
+
+
+def test_validation_ignores_repeats_and_weights(workspace):
+    losses = []
+    for repeats, weight in [(1, 1.0), (4, 0.5)]:
+        given = {"repeats": repeats, "weight": weight}
+        workspace.write_latents([row | given for row in workspace.latents()])
+        trainer = create_trainer(workspace.params())
+        assert set(trainer.batches.samples.repeats) == {repeats}
+        losses.append(trainer.validation.measure(trainer.state))
+    assert losses[0] == losses[1]
+
+
+def test_validation_takes_the_first_variant_of_each_picture_at_all_its_resolutions(make_workspace):
+    trainer = create_trainer(make_workspace(scales=(1, 2), num_variants=3).params())
+    network, seen = trainer.state.denoiser.network, []
+    network.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["hidden_states"].shape), with_kwargs=True
+    )
+    row = trainer.validation.measure(trainer.state)
+    batches = list(trainer.validation._batches(0, 0.25, trainer.state.device))
+    assert sorted(name for batch in batches for name in batch.names) == [
+        name for i in range(3) for name in (f"{i:020x}", f"{i:020x}@32")
+    ]
+    crops = [left for batch in batches for left in batch.conditions["sizes"][:, 3].tolist()]
+    assert set(crops) == {0}
+    assert sum(shape[0] for shape in seen) == 2 * 6  # times, items
+    assert row.loss == pytest.approx(sum(row.by_t) / 2)
+
+
+def test_batch_sizes_hold_for_the_buckets_of_their_resolution(workspace):
+    sizes = [{"resolution": 16, "batch_size": 7}]
+    trainer = create_trainer(workspace.params(batch_size=2, batch_sizes=sizes))
+    parts = trainer.batches.order.epoch(0)
+    by_bucket = {
+        name: max(len(part.items) for part in parts if part.items[0] in items)
+        for name, items in trainer.batches.samples.buckets.items()
+    }
+    assert by_bucket == {"16x16": 4, "32x16": 2}  # 8 pictures in two, and 7 in four
+
+
+def test_pictures_other_than_targets_are_refused(workspace):
+    rows = workspace.latents()
+    workspace.write_latents([*rows, rows[-1] | {"role": "reference"}])
+    with pytest.raises(ValueError, match=r"role 'reference', .* set data\.references to \[\]"):
+        run(workspace.params())
+
+
 @pytest.mark.parametrize(
     ("component", "message"),
     [
