@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +14,25 @@ from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
 from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages import launch
 from stages.artifacts import read_table
-from stages.base_record import read_record
+from stages.base_record import Record, read_record
+from stages.encoding.batch import (
+    GPU_TOLERANCE,
+    Encoder,
+    FixedBatch,
+    GrowingBatch,
+    Inputs,
+    Rows,
+    choose_device,
+)
+from stages.encoding.missing import Count, Local, Wanted, Work
+from stages.encoding.ray_actors import Probe, RayActors
+from stages.encoding.writing import Manifest
 from stages.params.read import key
 from stages.rows import fill
-from stages.rows.encoding import Count, FixedBatch, Inputs, Wanted
-from stages.rows.keys import row_key, table_name
-from stages.rows.layout import Array
+from stages.rows.keys import Part, key_of, parts_text, table_name
+from stages.rows.layout import Column
 from stages.rows.location import store_root
 from stages.rows.table import RowTable
-from stages.rows.writing import Manifest
 from stages.tables import to_table
 from stages.tokenizers import open_tokenizers
 
@@ -31,13 +42,15 @@ PROBE = "a red cube on a blue table, photographed at dawn"
 
 @dataclass(frozen=True)
 class Params:
-    """What the rows depend on, and where they are kept."""
+    """What the rows depend on, where they are kept, and who encodes them."""
 
     family: str = key("model.type")
     dtype: str = key("model.dtype")
     batch_size: int = key("hardware.encode_batch_size")
     threads: int = key("hardware.threads")
     store: str | None = key("data.store", tracked=False)
+    workers: str = key("hardware.encode_workers", tracked=False)
+    ray_address: str | None = key("hardware.ray_address", tracked=False)
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,11 @@ class Artifacts:
 def run(params: Params, artifacts: Artifacts = Artifacts(), fill_only: bool = False) -> None:
     """Encode the captions whose rows the store lacks, and write the keys of all rows."""
     launch.use_threads(params.threads)
+    device = choose_device()
     tokenizer = open_tokenizers(params.family, read_record(artifacts.tokenizer))
-    base, dtype = read_record(artifacts.text_encoder), getattr(torch, params.dtype)
-    text_encoder = load_text_encoders(
-        params.family, base.folders, tokenizer, dtype, base.settings["zero_empty"]
-    )
-    count = encode(text_encoder, base.digest, tokenizer, params, artifacts, fill_only)
+    base = read_record(artifacts.text_encoder)
+    text_encoder = open_text_encoder(base, tokenizer, params, device)
+    count = encode(text_encoder, base.digest, tokenizer, params, artifacts, fill_only, device)
     print(count)  # noqa: T201
 
 
@@ -69,55 +81,100 @@ def encode(
     params: Params,
     artifacts: Artifacts,
     fill_only: bool,
+    device: str = "cpu",
 ) -> Count:
     """Do what `run` does, with text encoders whose record has this digest."""
     root = store_root(params.store)
     captions = set(read_table(artifacts.captions, "captions")["caption"].to_pylist())
-    encoded = {caption: tokens(tokenizer, caption) for caption in sorted(captions | {""})}
     manifest = Manifest(artifacts.prompts, "prompts", STAGE, fill_only)
-    encoder = caption_encoder(text_encoder, digest, params)
-    generation, probe = manifest.generation(root, encoder, tokens(tokenizer, PROBE))
-    columns = {name: values.shape[1:] for name, values in probe.items()}
+    encoder = caption_encoder(text_encoder, digest, params, device)
+    probe = tokens(tokenizer, PROBE)
+    generation, encoded = manifest.generation(root, encoder, probe)
+    columns = {name: Column(values.shape[1:], params.dtype) for name, values in encoded.items()}
     table = table_name("text", columns)
-    keys = {
-        caption: caption_key(each, text_encoder, encoder, generation.name)
-        for caption, each in encoded.items()
-    }
-    rows = [{"caption": caption, "key": name, "table": table} for caption, name in keys.items()]
-    items = {name: encoded[caption] for caption, name in keys.items()}
-    wanted = [Wanted(RowTable.open(root, table, columns), items)]
+    describe = partial(caption_parts, encoder.parts, text_encoder.layers, generation.name)
+    items: dict[str, Inputs] = {}
+    rows = []
+    for caption in sorted(captions | {""}):
+        inputs = tokens(tokenizer, caption)
+        name = key_of(describe(inputs))
+        items[name] = inputs  # captions of equal tokens share a row
+        rows.append({"caption": caption, "key": name, "table": table})
+    wanted = [Wanted(RowTable.open(root, table, columns), items, describe)]
     metadata = {"encoder": digest, "family": params.family, **generation.to_metadata()}
-    return manifest.complete(root, to_table(rows, "prompts"), metadata, wanted, encoder)
+    work = work_of(params, artifacts, encoder, Probe(probe, generation), device)
+    return manifest.complete(root, to_table(rows, "prompts"), metadata, wanted, work)
 
 
-def caption_key(
-    caption: Inputs, text_encoder: TextEncoder, encoder: FixedBatch[Inputs], generation: str
+def work_of(
+    params: Params, artifacts: Artifacts, encoder: Encoder[Inputs], probe: Probe, device: str
+) -> Work[Inputs]:
+    """Choose who encodes; it makes no difference to the rows."""
+    if params.workers == "local":
+        return Local(encoder, decode_workers=0)
+    return RayActors(
+        load=partial(load_encoder, params, artifacts, device),
+        probe=probe,
+        address=params.ray_address,
+        threads=params.threads,
+        gpus=int(device != "cpu"),
+        decode_workers=0,
+        batch_size=params.batch_size,
+    )
+
+
+def load_encoder(params: Params, artifacts: Artifacts, device: str) -> Encoder[Inputs]:
+    """Load the text encoders of a record, and encode tokens with them."""
+    tokenizer = open_tokenizers(params.family, read_record(artifacts.tokenizer))
+    base = read_record(artifacts.text_encoder)
+    text_encoder = open_text_encoder(base, tokenizer, params, device)
+    return caption_encoder(text_encoder, base.digest, params, device)
+
+
+def open_text_encoder(
+    base: Record, tokenizer: PromptTokenizer, params: Params, device: str
+) -> TextEncoder:
+    """Load the text encoders of a record onto a device."""
+    dtype, zero_empty = getattr(torch, params.dtype), base.settings["zero_empty"]
+    loaded = load_text_encoders(params.family, base.folders, tokenizer, dtype, zero_empty)
+    return loaded.to(device)
+
+
+def caption_parts(
+    encoder: Mapping[str, Part], layers: Sequence[int], generation: str, caption: Inputs
 ) -> str:
-    """Return the key of a caption's row; captions of equal tokens share one."""
-    return row_key(
+    """Return the text that a caption's key is the hash of."""
+    return parts_text(
         ids=caption[0].tolist(),
         mask=caption[1].tolist(),
-        layers=list(text_encoder.layers),
+        layers=list(layers),
         generation=generation,
-        **encoder.parts,
+        **encoder,
     )
 
 
-def caption_encoder(text_encoder: TextEncoder, digest: str, params: Params) -> FixedBatch[Inputs]:
+def caption_encoder(
+    text_encoder: TextEncoder, digest: str, params: Params, device: str = "cpu"
+) -> Encoder[Inputs]:
     """Return the encoder of tokens (2, L): ids and mask of all tokenizers, one after the other."""
+    dtype = getattr(torch, params.dtype)
+    place = next(text_encoder.parameters()).device
 
-    def encode_batch(batch: Inputs) -> dict[str, Array]:
-        ids, mask = torch.from_numpy(batch).unbind(1)
+    def encode_batch(batch: Inputs) -> Rows:
+        ids, mask = torch.from_numpy(batch).to(place).unbind(1)
         rows = text_encoder.encode_rows(ids.contiguous(), mask.contiguous())
-        return {name: values.float().numpy() for name, values in rows.items()}
+        return {name: values.to(dtype).float().cpu().numpy() for name, values in rows.items()}
 
-    return FixedBatch(
-        prepare=lambda caption: caption,
-        encode=encode_batch,
-        size=params.batch_size,
-        threads=params.threads,
-        identity={"encoder": digest, "convention": text_encoder.CONVENTION, "dtype": params.dtype},
-    )
+    identity = {"encoder": digest, "convention": text_encoder.CONVENTION, "dtype": params.dtype}
+    if device == "cpu":
+        return FixedBatch(as_it_is, encode_batch, params.batch_size, params.threads, identity)
+    tolerance = GPU_TOLERANCE[params.dtype]
+    return GrowingBatch(as_it_is, encode_batch, params.batch_size, device, identity, tolerance)
+
+
+def as_it_is(caption: Inputs) -> Inputs:
+    """Prepare tokens, which are ready."""
+    return caption
 
 
 def tokens(tokenizer: PromptTokenizer, caption: str) -> Inputs:

@@ -50,11 +50,11 @@ def is_asked_for(stage: str) -> bool:
     parser.add_argument("--parent", type=int, metavar="PID", help="end when this process does")
     asked = parser.parse_args()
     if asked.parent is not None:
-        _end_with(asked.parent)
+        end_with(asked.parent)
     return bool(asked.fill)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Leave no orphan when the stage that waits for the rows dies, however it dies (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

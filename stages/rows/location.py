@@ -46,12 +46,17 @@ def _dvc_cache() -> Path:
 
 def require_space(root: str, num_bytes: int, what: str) -> None:
     """Raise ValueError when the disk below a local `root` has too little room for `what`."""
-    if "://" in root:
-        return
-    place = next(folder for folder in [Path(root), *Path(root).parents] if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    if num_bytes > free:
+    free = free_bytes(root)
+    if free is not None and num_bytes > free:
         raise ValueError(
             f"{what} need {num_bytes / 1e9:.1f} GB in {root}, but {free / 1e9:.1f} GB are free:"
             " free some, or point data.store to another disk"
         )
+
+
+def free_bytes(root: str) -> int | None:
+    """Return how much room is left below `root`; None where it is no local disk."""
+    if "://" in root:
+        return None
+    place = next(folder for folder in [Path(root), *Path(root).parents] if folder.is_dir())
+    return shutil.disk_usage(place).free

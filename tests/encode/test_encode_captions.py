@@ -7,62 +7,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
+from modelzoo.text_encoders import load_text_encoders
 from stages import encode_captions
 from stages.artifacts import extra_metadata, read_table
 from stages.base_record import read_record, write_record
-from stages.encode_captions import Artifacts, Params
+from stages.encode_captions import Artifacts
 from stages.rows.manifest import open_prompts
-from stages.rows.table import RowTable
-from stages.tokenizers import open_tokenizers
 from tests import toys
-
-PARAMS = Params("flux2", "float32", 4, 1, None)
-PROMPTS = Path("data/prompts.parquet")
-BASE = Path("data/base")
-
-
-def tokenizers(family: str = "flux2", base: Path = BASE) -> PromptTokenizer:
-    return open_tokenizers(family, read_record(base / "tokenizer.json"))
-
-
-class Recorder:
-    """The workspace's text encoder, counting what it is asked to encode."""
-
-    def __init__(self):
-        folders = read_record(BASE / "text_encoder.json").folders
-        self.inner = load_text_encoders("flux2", folders, tokenizers(), torch.float32)
-        self.CONVENTION, self.layers, self.batches = self.inner.CONVENTION, self.inner.layers, []
-
-    def encode_rows(self, ids, mask):
-        self.batches.append(ids)
-        return self.inner.encode_rows(ids, mask)
-
-    @property
-    def num_captions(self):
-        """Different captions encoded, without the probe, which comes first."""
-        return len({tuple(row.tolist()) for batch in self.batches[1:] for row in batch})
+from tests.encode.workspaces import (
+    CAPTIONS,
+    PROMPTS,
+    CaptionRecorder,
+    all_rows,
+    encode_texts,
+    tokenizers,
+)
 
 
-def encode(recorder, fill_only=False):
-    torch.set_num_threads(1)
-    digest = read_record(BASE / "text_encoder.json").digest
-    return encode_captions.encode(recorder, digest, tokenizers(), PARAMS, Artifacts(), fill_only)
-
-
-def all_rows():
-    table = read_table(PROMPTS, "prompts")
-    keys = table["key"].to_pylist()
-    context = RowTable.open("store", table["table"][0].as_py()).take(keys)["context"]
-    captions = table["caption"].to_pylist()
-    return {caption: row.tobytes() for caption, row in zip(captions, context, strict=True)}
+def rows():
+    """The bytes of each caption's row."""
+    table, bits = read_table(PROMPTS, "prompts"), all_rows(PROMPTS, "prompts")
+    return {row["caption"]: bits[row["key"]] for row in table.to_pylist()}
 
 
 def test_captions_are_encoded_once_and_the_empty_one_too(workspace, capsys):
-    encode_captions.run(PARAMS)
+    encode_captions.run(CAPTIONS)
     assert capsys.readouterr().out.splitlines()[-1] == "encoded 11 rows, reused 0"
     first = PROMPTS.read_bytes()
-    encode_captions.run(PARAMS)
+    encode_captions.run(CAPTIONS)
     assert capsys.readouterr().out.splitlines()[-1] == "encoded 0 rows, reused 11"
     assert PROMPTS.read_bytes() == first
     table = read_table(PROMPTS, "prompts")
@@ -72,12 +44,12 @@ def test_captions_are_encoded_once_and_the_empty_one_too(workspace, capsys):
 
 
 def test_one_changed_caption_costs_one_row(workspace):
-    encode(Recorder())
+    encode_texts(CaptionRecorder())
     sample = workspace.pictures[3]["sample_id"]
     workspace.captions[sample] = "a picture of something else"
     workspace.write()
-    recorder = Recorder()
-    assert str(encode(recorder)) == "encoded 1 rows, reused 10"
+    recorder = CaptionRecorder()
+    assert str(encode_texts(recorder)) == "encoded 1 rows, reused 10"
     assert recorder.num_captions == 1
 
 
@@ -85,42 +57,42 @@ def test_a_caption_that_two_samples_share_is_one_row(workspace):
     first, second = list(workspace.captions)[:2]
     workspace.captions[second] = workspace.captions[first]
     workspace.write()
-    recorder = Recorder()
-    assert encode(recorder).encoded == recorder.num_captions == 10
+    recorder = CaptionRecorder()
+    assert encode_texts(recorder).encoded == recorder.num_captions == 10
 
 
 def test_rows_are_the_text_encoders_own(workspace):
-    encode(Recorder())
+    encode_texts(CaptionRecorder())
     caption = workspace.captions[workspace.pictures[0]["sample_id"]]
     tokens = tokenizers().tokens(caption)
     ids, mask = torch.tensor([tokens.ids]), torch.tensor([tokens.mask])
-    expected = Recorder().inner.encode_rows(ids, mask)["context"]
+    expected = CaptionRecorder().inner.encode_rows(ids, mask)["context"]
     found = open_prompts(PROMPTS, None).take([caption])["context"]
     torch.testing.assert_close(torch.from_numpy(found), expected)
 
 
 def test_a_rows_bits_depend_neither_on_its_neighbours_nor_on_the_order(workspace):
-    encode(Recorder())
-    at_once, manifest = all_rows(), PROMPTS.read_bytes()
+    encode_texts(CaptionRecorder())
+    at_once, manifest = rows(), PROMPTS.read_bytes()
     shutil.rmtree("store")
     everything = list(reversed(workspace.captions.items()))
     for some in (1, 4, 6, 10):
         workspace.captions = dict(everything[:some])
         workspace.write()
-        encode(Recorder())
-    assert all_rows() == at_once
+        encode_texts(CaptionRecorder())
+    assert rows() == at_once
     assert PROMPTS.read_bytes() == manifest
 
 
 def test_opening_a_manifest_without_rows_encodes_them_in_a_child(workspace, capfd):
-    encode(Recorder())
-    manifest, rows = PROMPTS.read_bytes(), all_rows()
+    encode_texts(CaptionRecorder())
+    manifest, before = PROMPTS.read_bytes(), rows()
     shutil.rmtree("store")
     assert open_prompts(PROMPTS, None).take(["", ""])["context"].shape[0] == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines()[-1] == "encoded 11 rows, reused 0"
-    assert all_rows() == rows
+    assert rows() == before
     assert PROMPTS.read_bytes() == manifest
 
 
@@ -138,10 +110,10 @@ def test_a_row_holds_what_all_text_encoders_of_a_family_say(workspace, family, c
     artifacts = Artifacts(
         tokenizer=base / "tokenizer.json", text_encoder=base / "text_encoder.json"
     )
-    encode_captions.run(replace(PARAMS, family=family), artifacts)
+    encode_captions.run(replace(CAPTIONS, family=family), artifacts)
     captions = ["", *workspace.captions.values()]
     found = open_prompts(PROMPTS, None).take(captions)
-    assert {name: rows.shape[1:] for name, rows in found.items()} == {
+    assert {name: array.shape[1:] for name, array in found.items()} == {
         "context": context,
         "pooled": pooled,
     }
@@ -149,8 +121,8 @@ def test_a_row_holds_what_all_text_encoders_of_a_family_say(workspace, family, c
     encoder = load_text_encoders(family, record.folders, prompts, torch.float32)
     tokens = [prompts.tokens(caption) for caption in captions[1:]]
     ids, mask = (torch.tensor(flat) for flat in zip(*tokens, strict=True))
-    for name, rows in encoder.encode_rows(ids, mask).items():
-        torch.testing.assert_close(torch.from_numpy(found[name][1:]), rows)
+    for name, values in encoder.encode_rows(ids, mask).items():
+        torch.testing.assert_close(torch.from_numpy(found[name][1:]), values)
         assert found[name][0].any() == (family != "sdxl")  # no prompt is zeros there
     assert extra_metadata(read_table(PROMPTS, "prompts"))["encoder"] == record.digest
 
@@ -161,7 +133,7 @@ def test_a_base_that_does_not_zero_the_empty_prompt_has_other_rows(workspace):
     artifacts = Artifacts(
         tokenizer=base / "tokenizer.json", text_encoder=base / "text_encoder.json"
     )
-    params = replace(PARAMS, family="sdxl")
+    params = replace(CAPTIONS, family="sdxl")
     encode_captions.run(params, artifacts)
     zeroed = set(read_table(PROMPTS, "prompts")["key"].to_pylist())
     record = read_record(artifacts.text_encoder)

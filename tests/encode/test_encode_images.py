@@ -9,93 +9,77 @@ import pytest
 import torch
 
 from modelzoo.autoencoders import load_autoencoder
-from stages import encode_images, pixels
+from stages import pixels
 from stages.artifacts import extra_metadata, read_json, read_table
 from stages.base_record import read_record
-from stages.encode_images import Artifacts, Params
-from stages.rows.manifest import keys_by_table, open_latents
-from stages.rows.table import RowTable
-from stages.tables import SIZES
+from stages.encode_images import stage as encode_images
+from stages.encode_images.stage import Artifacts
+from stages.rows.manifest import open_latents
+from stages.tables import SIZES, latent_name
 from tests import toys
-
-PARAMS = Params("flux2", "float32", "pictures", 4, 1, None)
-LATENTS = Path("data/latents.parquet")
-VAE = Path("data/base/model/vae")
-
-
-class Recorder:
-    """The workspace's autoencoder, counting what it is asked to encode."""
-
-    def __init__(self, gain=1.0):
-        self.vae = load_autoencoder(VAE)
-        self.gain, self.batches = gain, []
-        self.CONVENTION, self.spatial_factor = self.vae.CONVENTION, self.vae.spatial_factor
-        self.latent_channels = self.vae.latent_channels
-
-    def encode_rows(self, images):
-        self.batches.append(images)
-        return {"mean": self.vae.encode_rows(images)["mean"] * self.gain}
-
-    @property
-    def num_pictures(self):
-        """Different pictures encoded, without the probe, which comes first."""
-        return len({image.numpy().tobytes() for batch in self.batches[1:] for image in batch})
+from tests.encode.workspaces import (
+    LATENTS,
+    PICTURES,
+    VAE,
+    Recorder,
+    all_rows,
+    encode_pictures,
+)
 
 
-def encode(recorder, params=PARAMS, fill_only=False):
-    torch.set_num_threads(params.threads)
-    digest = read_json(Path("data/base/vae.json"))["digest"]
-    return encode_images.encode(recorder, digest, params, Artifacts(), fill_only)
+def rows():
+    return all_rows(LATENTS, "latents")
 
 
-def all_rows():
-    """The bytes of every row that the manifest names."""
-    found = {}
-    for name, keys in keys_by_table(read_table(LATENTS, "latents")).items():
-        means = RowTable.open("store", name).take(keys)["mean"]
-        found |= {key: mean.tobytes() for key, mean in zip(keys, means, strict=True)}
-    return found
+def as_the_encoder_sees(picture):
+    """A picture cut to its bucket, (1, 3, H, W) in [-1, 1]."""
+    image = pixels.open_rgb(Path("pictures", picture["path"]).read_bytes()).image
+    values = torch.from_numpy(pixels.crop_to_bucket(image, picture))
+    return values.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def test_pictures_are_encoded_once(workspace, capsys):
-    encode_images.run(PARAMS)
+    encode_images.run(PICTURES)
     assert capsys.readouterr().out.splitlines()[-1] == "encoded 10 rows, reused 0"
     first = LATENTS.read_bytes()
-    encode_images.run(PARAMS)
+    encode_images.run(PICTURES)
     assert capsys.readouterr().out.splitlines()[-1] == "encoded 0 rows, reused 10"
     assert LATENTS.read_bytes() == first
 
 
 def test_calls_of_the_encoder_are_what_the_last_line_says(workspace):
     fresh, warm = Recorder(), Recorder()
-    assert encode(fresh).encoded == fresh.num_pictures == 10
-    assert encode(warm).reused == 10
+    assert encode_pictures(fresh).encoded == fresh.num_pictures == 10
+    assert encode_pictures(warm).reused == 10
     assert len(warm.batches) == 1  # the probe
     assert {len(batch) for batch in fresh.batches} == {4}  # always the fixed size
 
 
 def test_one_new_picture_costs_one_row(workspace):
-    encode(Recorder())
+    encode_pictures(Recorder())
     workspace.add_picture(10)
     workspace.write()
     recorder = Recorder()
-    assert str(encode(recorder)) == "encoded 1 rows, reused 10"
+    assert str(encode_pictures(recorder)) == "encoded 1 rows, reused 10"
     assert recorder.num_pictures == 1
 
 
 def test_a_picture_taken_away_costs_nothing(workspace):
-    encode(Recorder())
+    encode_pictures(Recorder())
     workspace.pictures.pop()
     workspace.write()
-    assert str(encode(Recorder())) == "encoded 0 rows, reused 9"
+    assert str(encode_pictures(Recorder())) == "encoded 0 rows, reused 9"
 
 
 def test_the_manifest_says_what_was_encoded_and_with_what(workspace):
-    encode(Recorder())
+    encode_pictures(Recorder())
     table = read_table(LATENTS, "latents")
     row = table.to_pylist()[0]
     assert table["sample_id"].to_pylist() == sorted(p["sample_id"] for p in workspace.pictures)
-    assert {row["table"] for row in table.to_pylist()} == {"latents-16x8x16", "latents-16x8x8"}
+    assert {row["table"] for row in table.to_pylist()} == {
+        "latents-16x8x16-float32",
+        "latents-16x8x8-float32",
+    }
     assert (row["channels"], row["height"]) == (16, 8)
     metadata = extra_metadata(table)
     assert metadata["encoder"] == read_json(Path("data/base/vae.json"))["digest"]
@@ -103,17 +87,16 @@ def test_the_manifest_says_what_was_encoded_and_with_what(workspace):
 
 
 def test_rows_are_the_autoencoders_own(workspace):
-    encode(Recorder())
+    encode_pictures(Recorder())
     picture = next(row for row in workspace.pictures if row["path"] == "0.png")
-    image = pixels.crop_to_bucket(pixels.open_rgb(Path("pictures/0.png")), picture)
-    values = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    values = as_the_encoder_sees(picture)
     expected = load_autoencoder(VAE).encode_rows(values)["mean"]
-    found = open_latents(LATENTS, None).take([picture["sample_id"]])["mean"]
+    found = open_latents(LATENTS, None).take([latent_name(picture)])["mean"]
     torch.testing.assert_close(torch.from_numpy(found), expected)
 
 
 def test_the_manifest_says_what_sdxl_is_told_of_a_picture(workspace):
-    encode(Recorder())
+    encode_pictures(Recorder())
     told = {
         row["sample_id"]: tuple(row[name] for name in SIZES)
         for row in read_table(LATENTS, "latents").to_pylist()
@@ -127,52 +110,51 @@ def test_the_manifest_says_what_sdxl_is_told_of_a_picture(workspace):
 def test_an_autoencoder_with_a_posterior_keeps_its_variance_too(workspace):
     toys.make_base(Path("other/base"), "sdxl")
     artifacts = Artifacts(vae=Path("other/base/vae.json"))
-    encode_images.run(dataclasses.replace(PARAMS, family="sdxl"), artifacts)
+    encode_images.run(dataclasses.replace(PICTURES, family="sdxl"), artifacts)
     picture = next(row for row in workspace.pictures if row["path"] == "0.png")
-    found = open_latents(LATENTS, None).take([picture["sample_id"]])
-    assert {name: rows.shape for name, rows in found.items()} == {
+    found = open_latents(LATENTS, None).take([latent_name(picture)])
+    assert {name: array.shape for name, array in found.items()} == {
         "mean": (1, 4, 16, 32),
         "logvar": (1, 4, 16, 32),
     }
-    image = pixels.crop_to_bucket(pixels.open_rgb(Path("pictures/0.png")), picture)
-    values = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    values = as_the_encoder_sees(picture)
     expected = load_autoencoder(read_record(artifacts.vae).folders["vae"]).encode_rows(values)
-    for name, rows in expected.items():
-        torch.testing.assert_close(torch.from_numpy(found[name]), rows)
+    for name, row in expected.items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), row)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_rows_bits_depend_neither_on_its_neighbours_nor_on_the_order(
     workspace, monkeypatch, threads
 ):
-    params = dataclasses.replace(PARAMS, threads=threads)
-    encode(Recorder(), params)
-    at_once, manifest = all_rows(), LATENTS.read_bytes()
+    params = dataclasses.replace(PICTURES, threads=threads)
+    encode_pictures(Recorder(), params)
+    at_once, manifest = rows(), LATENTS.read_bytes()
     shutil.rmtree("store")
     everything = list(np.random.default_rng(threads).permutation(workspace.pictures))
     for some in (1, 3, 4, 9, 10):
         workspace.pictures = everything[:some]
         workspace.write()
-        encode(Recorder(), params)
-    assert all_rows() == at_once
+        encode_pictures(Recorder(), params)
+    assert rows() == at_once
     assert LATENTS.read_bytes() == manifest
 
 
 def test_what_changes_the_bits_changes_the_keys(workspace):
-    encode(Recorder())
-    known = set(all_rows())
+    encode_pictures(Recorder())
+    known = set(rows())
     for change in ({"batch_size": 2}, {"threads": 2}):
-        count = encode(Recorder(), dataclasses.replace(PARAMS, **change))
+        count = encode_pictures(Recorder(), dataclasses.replace(PICTURES, **change))
         assert count.encoded == 10
-        assert not known & set(all_rows())
+        assert not known & set(rows())
 
 
 def test_changed_encoder_code_reuses_no_row_and_going_back_reuses_all(workspace):
-    encode(Recorder())
+    encode_pictures(Recorder())
     manifest = LATENTS.read_bytes()
-    assert encode(Recorder(gain=1.01)).encoded == 10
-    assert encode(Recorder(gain=1.01)).reused == 10
-    assert encode(Recorder(gain=1 + 1e-6)).reused == 10  # rounding
+    assert encode_pictures(Recorder(gain=1.01)).encoded == 10
+    assert encode_pictures(Recorder(gain=1.01)).reused == 10
+    assert encode_pictures(Recorder(gain=1 + 1e-6)).reused == 10  # rounding
     assert LATENTS.read_bytes() == manifest
 
 
@@ -183,34 +165,34 @@ def test_an_encoder_whose_rows_depend_on_their_place_is_refused(workspace):
         "mean": whole(images)["mean"] + torch.arange(4.0)[:, None, None, None]
     }
     with pytest.raises(ValueError, match="make the batch size 1 or a multiple of the threads"):
-        encode(recorder)
+        encode_pictures(recorder)
 
 
 def test_a_changed_file_is_one_sentence_and_leaves_no_manifest(workspace):
     shutil.copy("pictures/1.png", "pictures/4.png")
     with pytest.raises(ValueError, match=r"^pictures/4.png is no longer the picture .*dvc repro"):
-        encode(Recorder())
+        encode_pictures(Recorder())
     Path("pictures/4.png").unlink()
     with pytest.raises(ValueError, match=r"^pictures/4.png is no longer"):
-        encode(Recorder())
+        encode_pictures(Recorder())
     assert not LATENTS.exists()
 
 
 def test_opening_a_manifest_without_rows_encodes_them_in_a_child(workspace, capfd):
-    encode(Recorder())
-    manifest, rows = LATENTS.read_bytes(), all_rows()
+    encode_pictures(Recorder())
+    manifest, before = LATENTS.read_bytes(), rows()
     shutil.rmtree("store")
-    sample = workspace.pictures[0]["sample_id"]
+    sample = latent_name(workspace.pictures[0])
     assert open_latents(LATENTS, None).take([sample, sample])["mean"].shape[0] == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines()[-1] == "encoded 10 rows, reused 0"
-    assert all_rows() == rows
+    assert rows() == before
     assert LATENTS.read_bytes() == manifest
 
 
 def test_a_manifest_that_no_longer_fits_is_not_filled(workspace, capfd):
-    encode(Recorder())
+    encode_pictures(Recorder())
     shutil.rmtree("store")
     workspace.write_params(encode_batch_size=2)
     with pytest.raises(ValueError, match="10 of its rows are missing"):
@@ -219,13 +201,13 @@ def test_a_manifest_that_no_longer_fits_is_not_filled(workspace, capfd):
 
 
 def test_a_manifest_of_an_encoder_that_behaved_otherwise_is_not_filled(workspace):
-    encode(Recorder())
+    encode_pictures(Recorder())
     shutil.rmtree("store")
     with pytest.raises(ValueError, match="of an encoder that gave other values"):
-        encode(Recorder(gain=1.01), fill_only=True)
+        encode_pictures(Recorder(gain=1.01), fill_only=True)
 
 
 def test_a_manifest_from_a_machine_that_rounds_otherwise_is_filled(workspace):
-    encode(Recorder(gain=1 + 1e-6))
+    encode_pictures(Recorder(gain=1 + 1e-6))
     shutil.rmtree("store")
-    assert encode(Recorder(), fill_only=True).encoded == 10
+    assert encode_pictures(Recorder(), fill_only=True).encoded == 10

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from stages import encode_images
-from stages.encode_images import Params
+from tests.encode.workspaces import encode_pictures
 
 OPEN = """
 from pathlib import Path
@@ -20,7 +19,7 @@ open_latents(Path("data/latents.parquet"), None)
 
 
 def test_a_killed_parent_leaves_no_orphan(workspace):
-    encode_images.run(Params("flux2", "float32", "pictures", 4, 1, None))
+    encode_pictures()
     shutil.rmtree("store")
     parent = subprocess.Popen([sys.executable, "-c", OPEN], stderr=subprocess.PIPE, text=True)
     assert "10 rows are not in" in parent.stderr.readline()

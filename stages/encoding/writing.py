@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages.artifacts import extra_metadata, read_table, write_table
-from stages.rows.encoding import Count, FixedBatch, Inputs, Item, Wanted, encode_missing
+from stages.encoding.batch import Encoder, Inputs, Item, Rows
+from stages.encoding.missing import Count, Wanted, Work, encode_missing
 from stages.rows.generation import Generation, encoder_generation, summary
 from stages.rows.keys import row_key
-from stages.rows.layout import Array
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,20 @@ class Manifest:
     fill: bool
 
     def generation(
-        self, root: str, encoder: FixedBatch[Item], probe: Inputs
-    ) -> tuple[Generation, dict[str, Array]]:
+        self, root: str, encoder: Encoder[Item], probe: Inputs
+    ) -> tuple[Generation, Rows]:
         """Encode `probe` (one item's inputs); return its generation and its row.
 
         Raises:
             ValueError: the manifest to fill was made by an encoder that behaves otherwise.
         """
-        row = encoder.encode_inputs([probe])
+        row = encoder.batches().encode_inputs([probe])
         values = summary(row)
         if not self.fill:
-            return encoder_generation(root, row_key(**encoder.parts), values), row
+            name = row_key(**encoder.parts)
+            return encoder_generation(root, name, values, encoder.tolerance), row
         known = Generation.from_metadata(extra_metadata(self._read()))
-        if not known.gave(values):
+        if not known.gave(values, encoder.tolerance):
             raise ValueError(
                 f"{self.path} names rows of an encoder that gave other values: {self._anew}"
             )
@@ -56,13 +57,13 @@ class Manifest:
         table: pa.Table,
         metadata: dict[str, str],
         wanted: Sequence[Wanted[Item]],
-        encoder: FixedBatch[Item],
+        work: Work[Item],
     ) -> Count:
         """Encode what the store lacks, then write `table`; to fill, compare it first instead."""
         if self.fill:
             self._refuse_other_keys(table)
-            return encode_missing(root, wanted, encoder, self.stage)
-        count = encode_missing(root, wanted, encoder, self.stage)
+            return encode_missing(root, wanted, work, self.stage)
+        count = encode_missing(root, wanted, work, self.stage)
         write_table(self.path, table, self.schema, metadata)
         return count
 

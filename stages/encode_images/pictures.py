@@ -1,0 +1,53 @@
+"""Open pictures for the encoder; other processes do it, so this imports neither torch nor lance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from stages import pixels
+from stages.dataset.files import read_bytes
+
+Bucketed: TypeAlias = Mapping[str, Any]  # a row of BUCKETS
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a dataset, cut to their buckets.
+
+    Attributes:
+        root: of the dataset, data.train_path.
+        background: see data.background.
+        max_pixels: see data.max_pixels.
+    """
+
+    root: Path
+    background: str
+    max_pixels: int
+
+    def __call__(self, picture: Bucketed) -> npt.NDArray[np.uint8]:
+        """Open a picture, make sure that it is the one that ingest read, and cut it to its bucket.
+
+        Returns:
+            Pixels (H, W, 3).
+
+        Raises:
+            ValueError: the picture has changed or is gone.
+        """
+        try:
+            data = read_bytes(self.root, picture["path"])
+            image = pixels.open_rgb(data, self.background, self.max_pixels).image
+            content = pixels.content_hash(image)
+        except (pixels.UnreadableImageError, OSError) as error:
+            content = f"unreadable ({error})"
+        if content != picture["content"]:
+            raise ValueError(
+                f"{self.root / picture['path']} is no longer the picture that ingest read: run"
+                " `dvc repro`, which reads it again"
+            )
+        return pixels.crop_to_bucket(image, picture)
