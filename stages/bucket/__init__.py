@@ -1,0 +1,1 @@
+"""Choose for each picture the sizes it is trained at: resize to cover a bucket, cut the rest."""
