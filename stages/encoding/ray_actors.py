@@ -8,13 +8,10 @@ writers, or a retried task, encoded.)
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -24,13 +21,13 @@ import torch
 
 from stages.encoding.batch import Batches, Encoder, Inputs, Item
 from stages.encoding.missing import Wanted, encode_table
+from stages.encoding.ray_cluster import count_room, open_cluster
 from stages.rows.generation import Generation, summary
 from stages.rows.table import RowTable
 
 MAX_ATTEMPTS = 3  # at a task, each with an actor that died
 TASK_BATCHES = 4  # what a dying actor can lose, at most
 PATIENCE_SECONDS = 600.0  # without any news from the cluster
-INSTALL = "pip install 'diffbase[ray]'"
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,8 @@ class RayActors(Generic[Item]):
             ValueError: Ray is not installed, the cluster is too small or cannot be reached, an
                 item cannot be prepared, or a task's actors died MAX_ATTEMPTS times.
         """
-        with _cluster(self.address, self.threads) as ray:
-            room = _room(ray, self.threads, self.gpus)
+        with open_cluster(self.address, self.threads) as ray:
+            room = count_room(ray, self.threads, self.gpus)
             tasks = _tasks(missing, self.batch_size, room)
             _Round(ray, self, min(room, len(tasks)), tasks, done).run()
 
@@ -211,56 +208,3 @@ def _tasks(missing: Sequence[Wanted[Item]], batch_size: int, room: int) -> list[
             items = {key: part.items[key] for key in keys[start : start + size]}
             tasks.append(Task(Wanted(table, items, part.describe)))
     return tasks
-
-
-def _room(ray: ModuleType, threads: int, gpus: int) -> int:
-    """Count the actors that the cluster has room for."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = 0
-    for node in nodes:
-        cpus = int(node.get("CPU", 0) // threads)
-        room += min(cpus, int(node.get("GPU", 0) // gpus)) if gpus else cpus
-    if not room:
-        raise ValueError(
-            f"no node of the Ray cluster has the {threads} CPU cores and {gpus} GPUs that an actor"
-            " needs: lower hardware.threads, or give hardware.ray_address of another cluster"
-        )
-    return room
-
-
-@contextmanager
-def _cluster(address: str | None, threads: int) -> Iterator[ModuleType]:
-    """Connect to a cluster, or start one here that ends with the work and leaves nothing behind."""
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
-    try:
-        import ray
-    except ImportError:
-        raise ValueError(
-            f"hardware.encode_workers: 'ray' needs the package ray: {INSTALL}, or set it to 'local'"
-        ) from None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    folder = None
-    try:
-        if address is None:
-            folder = tempfile.mkdtemp(prefix="ray-")
-            cores = max(threads, len(os.sched_getaffinity(0)))
-            quiet |= {"include_dashboard": False, "_temp_dir": folder}
-            ray.init(address="local", num_cpus=cores, **quiet)
-        else:
-            _connect(ray, address, quiet)
-        yield ray
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _connect(ray: ModuleType, address: str, quiet: dict[str, Any]) -> None:
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"hardware.ray_address: no Ray cluster answers at {address!r} ({reason}): start it"
-            " with `ray start --head`, or set it to null for a cluster of this machine"
-        ) from None
