@@ -40,7 +40,7 @@ class ManifestRows:
         for name, table in tables.items():
             table.require(keys[name])
             table.tag(tag)
-        num_bytes = sum(len(keys[name]) * table.row_bytes for name, table in tables.items())
+        num_bytes = sum(len(keys[name]) * table.float_bytes for name, table in tables.items())
         self._tables: dict[str, _Source] = dict(tables)
         if num_bytes <= PRELOAD_BYTES:
             self._tables |= {name: _InMemory(table, keys[name]) for name, table in tables.items()}

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
 
 import lance
 import numpy as np
+import pyarrow as pa
 
+from stages.rows.faults import damaged, reading, writing
+from stages.rows.flat import Addresses, DataFile, FlatRows, NotFlatError
 from stages.rows.layout import (
+    FILE_VERSION,
     Array,
+    Columns,
     Shapes,
-    refuse_not_finite,
+    Stored,
+    Sums,
+    checksums,
+    columns_in,
+    columns_of,
     schema_of,
-    shapes_of,
-    to_array,
     to_rows,
+    widen,
 )
 
 MAX_SMALL_FRAGMENTS = 64  # appends before they are merged into larger files
@@ -25,8 +33,39 @@ FRAGMENT_BYTES = 512 * 2**20  # a file of this size is never rewritten
 KEEP_OLD_VERSIONS = timedelta(days=7)  # how long a reader may hold a version that has no tag
 COMMIT_RETRIES = 100
 PATIENCE = timedelta(minutes=5)
-Snapshot: TypeAlias = tuple[lance.LanceDataset, dict[str, int]]  # and the place of each key in it
 STAGES = {"latents": "encode_images", "text": "encode_captions"}  # kind of table -> who fills it
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of a table, with what its rows are found and checked by.
+
+    Attributes:
+        dataset: the version.
+        places: of each key the place of its row, oldest first.
+        addresses: of each row, see `flat`.
+        checksums: of each row, see `layout.checksums`.
+    """
+
+    dataset: lance.LanceDataset
+    places: Mapping[str, int]
+    addresses: Addresses
+    checksums: Sums
+
+    @classmethod
+    def of(cls, dataset: lance.LanceDataset) -> Snapshot:
+        """Read the keys of a version; of racing writers' copies of a row the first counts."""
+        scanner = dataset.scanner(
+            columns=["key", "checksum"], with_row_address=True, scan_in_order=True
+        )
+        rows = scanner.to_table()
+        keys = rows["key"].to_pylist()
+        return cls(
+            dataset=dataset,
+            places={key: place for place, key in enumerate(keys)},
+            addresses=rows["_rowaddr"].to_numpy().astype(np.int64),
+            checksums=rows["checksum"].to_numpy(),
+        )
 
 
 class RowTable:
@@ -38,9 +77,11 @@ class RowTable:
 
     def __init__(self, uri: str, columns: Shapes | None) -> None:
         self.uri = uri
-        self._asked = dict(columns) if columns is not None else None
+        self._asked = columns_of(columns) if columns is not None else None
         self._pid = os.getpid()
         self._snapshot: Snapshot | None = None
+        self._flat: tuple[Snapshot, FlatRows | None] | None = None
+        self._files: Mapping[str, DataFile] = {}
 
     @classmethod
     def open(cls, root: str, name: str, columns: Shapes | None = None) -> RowTable:
@@ -48,111 +89,185 @@ class RowTable:
 
         Args:
             root: the store's place, see `location.store_root`.
-            name: for example `latents-32x4x12`.
-            columns: shape of each column of a row; None takes the shapes of the existing table.
+            name: for example `latents-32x4x12-float32`.
+            columns: of a row; a bare shape means float32; None takes those of the existing table.
 
         Raises:
             ValueError: the table exists with other columns.
         """
         table = cls(f"{root}/rows/{name}.lance", columns)
-        table._newest()
+        table.newest()
         return table
 
     @property
-    def columns(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each column of one row; empty when neither asked for nor written."""
-        if self._asked is None and (dataset := self._newest()) is not None:
-            self._asked = shapes_of(dataset.schema)
+    def columns(self) -> Columns:
+        """Columns of one row; empty when neither asked for nor written."""
+        if self._asked is None and (dataset := self.newest()) is not None:
+            self._asked = columns_in(self.uri, dataset.schema)
         return self._asked or {}
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row's values."""
-        return sum(4 * int(np.prod(shape)) for shape in self.columns.values())
+        """Bytes of one row's values as stored."""
+        return sum(column.row_bytes for column in self.columns.values())
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of one row's values as `take` returns them."""
+        return sum(4 * column.size for column in self.columns.values())
 
     @property
     def version(self) -> int:
         """Newest version of the table; 0 when nothing was ever written."""
-        dataset = self._newest()
+        dataset = self.newest()
         return int(dataset.version) if dataset is not None else 0
 
     def tag(self, name: str) -> None:
         """Let `name` point at the version that is being read, which keeps clean-ups off it."""
-        self._refresh()
-        if self._snapshot is None:
+        snapshot = self._refresh()
+        if snapshot is None:
             raise ValueError(
                 f"{self.uri} has no rows yet, so it cannot be tagged {name!r}: fill it"
             )
-        dataset = self._snapshot[0]
-        try:
-            dataset.tags.create(name, dataset.version)
-        except ValueError as error:
-            if "already exists" not in str(error):
-                raise
-            dataset.tags.update(name, dataset.version)
+        tags, version = snapshot.dataset.tags, snapshot.dataset.version
+        with writing(self.uri):
+            try:
+                tags.create(name, version)
+            except ValueError as error:
+                if "already exists" not in str(error):
+                    raise
+                tags.update(name, version)
 
     def keys(self) -> list[str]:
         """Return the keys of all rows, oldest first."""
-        return list(self._refresh())
+        snapshot = self._refresh()
+        return list(snapshot.places) if snapshot is not None else []
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Return those of `keys` that have no row, each once, in order; scans the keys only."""
-        known = self._refresh()
+        snapshot = self._refresh()
+        known = snapshot.places if snapshot is not None else {}
         return [key for key in dict.fromkeys(keys) if key not in known]
 
-    def add(self, keys: Sequence[str], values: Mapping[str, Array]) -> int:
+    def add(
+        self, keys: Sequence[str], values: Mapping[str, Array], parts: Sequence[str] = ()
+    ) -> int:
         """Write the rows whose keys are new in one atomic commit; return how many those were.
 
         Args:
             keys: one key a row.
-            values: for each column the values (len(keys), *shape), float32 and finite.
+            values: for each column the values (len(keys), *shape), float32, finite and exact in
+                the column's dtype.
+            parts: for each key the `keys.parts_text` that it is the hash of; none where not known.
 
         Raises:
-            ValueError: wrong columns, shape or dtype, or a value that is not finite.
+            ValueError: wrong columns, shape or dtype, a value that is not finite or not exact, or
+                the disk is full.
         """
-        rows = to_rows(self.uri, self.columns, keys, values)
-        dataset = self._newest() or self._create()
-        merge = dataset.merge_insert("key").when_not_matched_insert_all()
-        done = merge.conflict_retries(COMMIT_RETRIES).retry_timeout(PATIENCE).execute(rows)
-        self._compact(dataset)
+        rows = to_rows(self.uri, self.columns, keys, values, parts)
+        with writing(self.uri):
+            dataset = self.newest() or self._create()
+            merge = dataset.merge_insert("key").when_not_matched_insert_all()
+            done = merge.conflict_retries(COMMIT_RETRIES).retry_timeout(PATIENCE).execute(rows)
+            self._compact(dataset)
         return int(done["num_inserted_rows"])
 
     def take(self, keys: Sequence[str]) -> dict[str, Array]:
-        """Return the rows of `keys`, in that order, as (len(keys), *shape) for each column.
+        """Return the rows of `keys`, in that order, as float32 (len(keys), *shape) a column.
 
         Raises:
-            ValueError: rows are missing, or hold values that are not finite.
+            ValueError: rows are missing.
+            DamagedError: rows are not what was written.
         """
         if not keys:
-            return {name: np.empty((0, *shape), np.float32) for name, shape in self.columns.items()}
+            return {
+                name: np.empty((0, *column.shape), np.float32)
+                for name, column in self.columns.items()
+            }
         try:
-            return self._take(keys)
+            return self._take(self._covering(keys), keys)
         except OSError:  # a clean-up removed the version read so far; the newest has all its rows
             self._snapshot = None
-            return self._take(keys)
+        with reading(self.uri):
+            return self._take(self._covering(keys), keys)
 
     def require(self, keys: Sequence[str]) -> None:
         """Raise ValueError when rows are missing, saying how many and what to run."""
         self._covering(keys)
 
-    def _take(self, keys: Sequence[str]) -> dict[str, Array]:
-        dataset, places = self._covering(keys)
-        wanted = sorted({places[key]: key for key in keys}.items())
-        rows = dataset.take([place for place, _ in wanted], columns=list(self.columns))
-        order = {key: row for row, (_, key) in enumerate(wanted)}
-        chosen = [order[key] for key in keys]
-        taken = {}
-        for name, shape in self.columns.items():
-            values = to_array(rows[name], shape)
-            refuse_not_finite(self.uri, name, list(order), values)
-            taken[name] = values[chosen]
-        return taken
+    def described(self) -> pa.Table:
+        """Return key, parts and time of each row, oldest first."""
+        dataset = self.newest()
+        if dataset is None:
+            return schema_of({}).empty_table()
+        with reading(self.uri):
+            return dataset.to_table(columns=["key", "parts", "added"], scan_in_order=True)
+
+    def newest(self) -> lance.LanceDataset | None:
+        """Open the newest version; None when the table was never written.
+
+        Raises:
+            ValueError: it has other columns than were asked for.
+        """
+        self._refuse_fork()
+        try:
+            with reading(self.uri):
+                dataset = lance.dataset(self.uri)
+        except ValueError as error:
+            if "not found" in str(error):
+                return None
+            raise
+        found = columns_in(self.uri, dataset.schema)
+        if self._asked is not None and found != self._asked:
+            raise ValueError(
+                f"{self.uri} holds rows of {found!r}, but {self._asked!r} are asked for: remove the"
+                " table, or point data.store elsewhere"
+            )
+        return dataset
+
+    def _take(self, snapshot: Snapshot, keys: Sequence[str]) -> dict[str, Array]:
+        places = np.fromiter((snapshot.places[key] for key in keys), np.int64, len(keys))
+        flat = self._flat_rows(snapshot)
+        if flat is not None:
+            stored = flat.read(snapshot.addresses[places])
+        else:
+            stored = _gather(snapshot.dataset, self.columns, places)
+        wrong = checksums(stored.values()) != snapshot.checksums[places]
+        if wrong.any():
+            name = keys[int(wrong.argmax())][:16]
+            raise damaged(
+                self.uri,
+                f"{int(wrong.sum())} of {len(keys)} rows hold other values than were written, first"
+                f" row {name!r}",
+            )
+        return {
+            name: widen(stored[name], column.dtype).reshape(len(keys), *column.shape)
+            for name, column in self.columns.items()
+        }
+
+    def _flat_rows(self, snapshot: Snapshot) -> FlatRows | None:
+        """Find where the rows lie, unless known; None when Lance itself must read them."""
+        found = self._flat
+        if found is None or found[0] is not snapshot:
+            found = snapshot, self._find_flat(snapshot)
+            self._flat = found
+        return found[1]
+
+    def _find_flat(self, snapshot: Snapshot) -> FlatRows | None:
+        if "://" in self.uri:
+            return None
+        try:
+            flat = FlatRows(snapshot.dataset, self.columns, self._files)
+        except NotFlatError:
+            return None
+        self._files = flat.files
+        return flat
 
     def _covering(self, keys: Sequence[str]) -> Snapshot:
         """Return a version that holds all `keys`: the one read so far, or else the newest."""
         self._refuse_fork()
         snapshot = self._snapshot
-        if snapshot is None or not all(key in snapshot[1] for key in keys):
+        if snapshot is None or not all(key in snapshot.places for key in keys):
             missing = self.missing(keys)
             snapshot = self._snapshot
             if missing or snapshot is None:
@@ -164,43 +279,27 @@ class RowTable:
                 )
         return snapshot
 
-    def _refresh(self) -> dict[str, int]:
-        """Read the keys of the newest version, unless known; return the place of each key in it."""
-        dataset = self._newest()
+    def _refresh(self) -> Snapshot | None:
+        """Read the keys of the newest version, unless known."""
+        dataset = self.newest()
         if dataset is None:
-            return {}
+            return None
         snapshot = self._snapshot
-        if snapshot is None or snapshot[0].version != dataset.version:
-            keys = dataset.to_table(columns=["key"], scan_in_order=True)["key"].to_pylist()
-            snapshot = dataset, {key: place for place, key in enumerate(keys)}
+        if snapshot is None or snapshot.dataset.version != dataset.version:
+            with reading(self.uri):
+                snapshot = Snapshot.of(dataset)
             self._snapshot = snapshot
-        return snapshot[1]
-
-    def _newest(self) -> lance.LanceDataset | None:
-        """Open the newest version; None when the table was never written."""
-        self._refuse_fork()
-        try:
-            dataset = lance.dataset(self.uri)
-        except ValueError as error:
-            if "not found" in str(error):
-                return None
-            raise
-        found = shapes_of(dataset.schema)
-        if self._asked is not None and found != self._asked:
-            raise ValueError(
-                f"{self.uri} holds rows of {found!r}, but {self._asked!r} are asked for: remove the"
-                " table, or point data.store elsewhere"
-            )
-        return dataset
+        return snapshot
 
     def _create(self) -> lance.LanceDataset:
         """Create the empty table, or open the one that another process has just created."""
+        empty = schema_of(self.columns).empty_table()
         try:
-            lance.write_dataset(schema_of(self.columns).empty_table(), self.uri, mode="create")
+            lance.write_dataset(empty, self.uri, mode="create", data_storage_version=FILE_VERSION)
         except OSError as error:
             if "already exists" not in str(error):
                 raise
-        dataset = self._newest()
+        dataset = self.newest()
         assert dataset is not None
         return dataset
 
@@ -224,3 +323,13 @@ class RowTable:
                 f"{self.uri} was opened before a fork, and Lance is not fork-safe: start workers"
                 " with the spawn method, or use threads"
             )
+
+
+def _gather(dataset: lance.LanceDataset, columns: Columns, places: Addresses) -> dict[str, Stored]:
+    """Return for each column the stored values of the rows at `places`, read by Lance."""
+    distinct, order = np.unique(places, return_inverse=True)
+    rows = dataset.take(distinct.tolist(), columns=list(columns))
+    return {
+        name: rows[name].combine_chunks().flatten().to_numpy().reshape(-1, column.size)[order]
+        for name, column in columns.items()
+    }

@@ -2,7 +2,8 @@
 
 import pytest
 
-from stages.rows.keys import row_key, table_name
+from stages.rows.keys import key_of, parts_text, row_key, table_name
+from stages.rows.layout import Column
 
 
 def test_a_key_does_not_depend_on_the_order_of_its_parts():
@@ -20,6 +21,20 @@ def test_a_part_that_is_not_a_number_is_refused():
         row_key(scale=float("nan"))
 
 
-def test_a_table_is_named_by_the_shape_of_its_rows():
-    assert table_name("latents", {"mean": (32, 4, 12)}) == "latents-32x4x12"
-    assert table_name("text", {"context": (77, 8), "pooled": (8,)}) == "text-77x8-8"
+def test_a_long_part_is_named_by_its_digest_and_still_changes_the_key():
+    ids = list(range(77))
+    text = parts_text(ids=ids, layers=[1, 2])
+    assert '"layers":[1,2]' in text
+    assert '"length":77' in text
+    assert len(text) < 200
+    assert row_key(ids=ids) != row_key(ids=[*ids[:-1], 0])
+
+
+def test_a_key_is_the_hash_of_its_parts():
+    assert key_of(parts_text(content="a", size=[1, 2])) == row_key(size=[1, 2], content="a")
+
+
+def test_a_table_is_named_by_the_shape_and_dtype_of_its_rows():
+    assert table_name("latents", {"mean": (32, 4, 12)}) == "latents-32x4x12-float32"
+    columns = {"context": Column((77, 8), "bfloat16"), "pooled": Column((8,))}
+    assert table_name("text", columns) == "text-77x8-bfloat16-8-float32"

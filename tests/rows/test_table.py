@@ -4,13 +4,20 @@ import multiprocessing
 import os
 import signal
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
+from stages.rows import layout as layout_module
 from stages.rows import table as table_module
+from stages.rows.faults import DamagedError
+from stages.rows.flat import FlatRows, NotFlatError
+from stages.rows.layout import Column, columns_of
 from stages.rows.table import RowTable
 
 NAME = "latents-4x2"
@@ -48,7 +55,7 @@ def test_rows_come_back_in_the_order_asked_with_repeats(table):
 def test_a_second_handle_sees_rows_added_after_it_opened(tmp_path, table):
     reader = RowTable.open(str(tmp_path), NAME)
     table.add(["k1"], rows_for(["k1"]))
-    assert reader.columns == COLUMNS
+    assert reader.columns == columns_of(COLUMNS)
     assert reader.take(["k1"])["mean"][0, 0, 0] == 1
     table.add(["k2"], rows_for(["k2"]))
     assert reader.take(["k2", "k1"])["mean"][:, 0, 0].tolist() == [2, 1]
@@ -93,14 +100,70 @@ def test_another_shape_under_the_same_name_is_refused(tmp_path, table):
         RowTable.open(str(tmp_path), NAME, {"mean": (2, 4)})
 
 
-def test_stored_values_that_are_not_finite_are_refused_when_read(tmp_path, table):
+def test_stored_values_that_are_not_those_written_are_refused_when_read(tmp_path, table):
     table.add(["k1"], rows_for(["k1"]))
     schema = lance.dataset(table.uri).schema
-    bad = [{"key": "k2", "mean": [float("nan")] * 8}]
-    lance.write_dataset(bad, table.uri, schema=schema, mode="append")
-    with pytest.raises(ValueError, match="not finite"):
+    now = datetime.now(timezone.utc)
+    bad = [{"key": "k2", "parts": "", "added": now, "checksum": 1, "mean": [float("nan")] * 8}]
+    lance.write_dataset(pa.Table.from_pylist(bad, schema), table.uri, mode="append")
+    with pytest.raises(DamagedError, match=r"1 of 2 rows hold other values .*check --mend"):
         table.take(["k1", "k2"])
     assert table.take(["k1"])["mean"][0, 0, 0] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_rows_keep_the_encoders_precision_exactly(tmp_path, dtype):
+    column = Column((4, 2), dtype)
+    values = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    values[0, 0, 0] = -0.0
+    exact = values.to(getattr(torch, dtype)).float().numpy()
+    table = RowTable.open(str(tmp_path), f"latents-{dtype}", {"mean": column})
+    table.add(keys_of(range(3)), {"mean": exact})
+    assert table.take(keys_of(range(3)))["mean"].tobytes() == exact.tobytes()
+    assert table.row_bytes == 8 * {"float32": 4}.get(dtype, 2)
+    assert RowTable.open(str(tmp_path), f"latents-{dtype}").columns == {"mean": column}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_value_that_the_dtype_would_change_is_refused(tmp_path, dtype):
+    table = RowTable.open(str(tmp_path), NAME, {"mean": Column((2,), dtype)})
+    with pytest.raises(ValueError, match=rf"stored as {dtype}, but 1 of 2 values are not exact"):
+        table.add(["k1"], {"mean": np.array([[0.5, 1e-30 + 0.1]], np.float32)})
+    assert table.version == 0
+
+
+def test_a_dtype_that_has_no_form_is_refused():
+    with pytest.raises(ValueError, match="'int8' cannot be stored: use one of"):
+        Column((2,), "int8")
+
+
+def test_rows_lie_flat_however_small_so_that_they_are_read_in_place(tmp_path):
+    columns = {"context": (3, 5), "pooled": Column((1,), "bfloat16")}
+    table = RowTable.open(str(tmp_path), NAME, columns)
+    for key in ("k1", "k2"):
+        table.add(
+            [key],
+            {"context": np.ones((1, 3, 5), np.float32), "pooled": np.ones((1, 1), np.float32)},
+        )
+    dataset = lance.dataset(table.uri)
+    dataset.delete("key = 'k1'")
+    dataset = lance.dataset(table.uri)
+    rows = FlatRows(dataset, table.columns, {})
+    (address,) = dataset.scanner(columns=["key"], with_row_address=True).to_table()["_rowaddr"]
+    assert rows.read(np.array([address.as_py()]))["context"].tolist() == [[1.0] * 15]
+    assert table.take(["k2"])["context"].shape == (1, 3, 5)
+
+
+def test_rows_that_do_not_lie_flat_are_read_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout_module, "FLAT", {})
+    columns = {"mean": Column((4, 2), "bfloat16")}
+    table = RowTable.open(str(tmp_path), NAME, columns)
+    keys = keys_of(range(10))
+    table.add(keys, rows_for(keys))
+    with pytest.raises(NotFlatError):
+        FlatRows(lance.dataset(table.uri), table.columns, {})
+    asked = ["k7", "k0", "k7", "k3"]
+    np.testing.assert_array_equal(table.take(asked)["mean"], rows_for(asked)["mean"])
 
 
 def test_many_small_appends_are_compacted_while_a_reader_keeps_its_version(tmp_path, monkeypatch):
