@@ -32,6 +32,11 @@ class Columns:
         roles = (name for names in self.roles.values() for name in names)
         return tuple(dict.fromkeys((self.image, *roles)))
 
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Name all that are read, each once."""
+        return tuple(dict.fromkeys((*self.pictures, *self.captions, FOCAL_POINT)))
+
 
 def columns_of(found: Mapping[str, str], form: Form, where: str) -> Columns:
     """Choose the columns that are read.

@@ -1,22 +1,23 @@
-"""List a dataset, in whichever form it comes."""
+"""List a dataset, or several in one folder, in whichever form each comes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from stages.dataset.captions import ReadText, read_text
 from stages.dataset.form import Form, Listing
-from stages.dataset.metadata import NAMES, list_tables
-from stages.dataset.pairs import list_pairs
+from stages.dataset.kinds import Kind, kind_of, list_kind
+from stages.dataset.metadata import NAMES
+from stages.dataset.parts import find_parts, join
 from stages.dataset.tree import Folder, walk
 from stages.pixels import SUFFIXES
 
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
+
 
 def list_dataset(
-    root: Path,
-    form: Form,
-    name: str = "data.train_path",
-    read_text: ReadText = read_text,
+    root: Path, form: Form, name: str = "data.train_path", read_text: ReadText = read_text
 ) -> Listing:
     """List the pictures of a dataset, and say of every other file why it is none.
 
@@ -28,7 +29,7 @@ def list_dataset(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: The folder is empty or contradicts itself.
+        ValueError: The folder is empty, or contradicts itself or `form`.
     """
     if not root.exists():
         raise FileNotFoundError(
@@ -37,17 +38,52 @@ def list_dataset(
         )
     if not root.is_dir():
         raise ValueError(f"{name}: {str(root)!r} is a file: give the folder it lies in")
-    listing = _list_folder(walk(root, form.allow_outside), form, read_text)
-    if not listing.entries:
-        raise ValueError(
-            f"{name}: {str(root)!r} holds no pictures: put some there, as "
-            f"{', '.join(SUFFIXES)}, with a {NAMES[0]} or a caption file each"
-        )
+    folder = walk(root, form.allow_outside)
+    listing = (_list_parts if form.datasets else _list_one)(folder, form, name, read_text)
     entries = sorted(listing.entries, key=lambda entry: entry.path)
     return Listing(entries, dict(sorted(listing.aside.items())))
 
 
-def _list_folder(folder: Folder, form: Form, read_text: ReadText) -> Listing:
-    if NAMES[0] in folder.files:
-        return list_tables(folder, [NAMES[0]], form)
-    return list_pairs(folder, form, read_text)
+def _list_one(folder: Folder, form: Form, name: str, read_text: ReadText) -> Listing:
+    kind = kind_of(folder)
+    _refuse_unread([kind], form, name, folder)
+    listing = list_kind(folder, kind, form, read_text)
+    _refuse_empty(listing, name, str(folder.root))
+    return listing
+
+
+def _list_parts(folder: Folder, form: Form, name: str, read_text: ReadText) -> Listing:
+    parts = find_parts(folder, form)
+    _refuse_unread((part.kind for part in parts), form, name, folder)
+    listed = [(part, list_kind(part.folder, part.kind, form, read_text)) for part in parts]
+    for part, listing in listed:
+        _refuse_empty(listing, part.key, part.said.path)
+    return join(folder, listed)
+
+
+def _refuse_unread(kinds: Iterable[Kind], form: Form, name: str, folder: Folder) -> None:
+    """Refuse settings for metadata where there is none."""
+    if any(kind.name != "pairs" for kind in kinds):
+        return
+    settings = {
+        "data.captions.columns": form.caption_columns,
+        "data.ignore_columns": form.ignore_columns,
+    }
+    for key, columns in settings.items():
+        if columns:
+            raise ValueError(
+                f"{key}: {list(columns)} given, but {name} ({folder}) has no metadata with "
+                f"columns: set it to []"
+            )
+
+
+def _refuse_empty(listing: Listing, name: str, given: str) -> None:
+    if listing.entries:
+        return
+    packed = next((path for path in listing.aside if path.lower().endswith(PACKED)), None)
+    if packed is not None:
+        raise ValueError(f"{name}: {given!r} holds only {packed}: unpack it, or make it a .tar")
+    raise ValueError(
+        f"{name}: {given!r} holds no pictures: put some there, as "
+        f"{', '.join(SUFFIXES)}, with a {NAMES[0]} or a caption file each"
+    )

@@ -1,4 +1,4 @@
-"""Metadata tables: which lie in a folder, their rows, and the pictures that these list."""
+"""Metadata tables, and the pictures that their rows list."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from stages.artifacts import read_json
 from stages.dataset.columns import FOCAL_POINT, columns_of
 from stages.dataset.form import Entry, Form, Listing
-from stages.dataset.rows import Row, Table
+from stages.dataset.parquet import read_parquet
+from stages.dataset.rows import Reading, Row, Rows, Table, reading_of
 from stages.dataset.tree import Folder
 
-NAMES = ("metadata.json", "metadata.jsonl", "metadata.csv")
 EXAMPLE = '{"image": …, "caption": …}'
 
 
@@ -35,31 +35,23 @@ def list_tables(folder: Folder, tables: Sequence[str], form: Form) -> Listing:
     used = {*entries, *tables}
     used.update(p for e in entries.values() for paths in e.roles.values() for p in paths)
     names = tables[0] if len(tables) == 1 else f"any of {len(tables)} metadata tables"
-    why = f"not listed in {names.removeprefix(folder.base)}"
-    aside = {path: why for path in folder.files if path not in used} | dict(folder.aside)
-    return Listing(list(entries.values()), aside)
+    unlisted = f"not listed in {names.removeprefix(folder.base)}"
+    aside = {path: why or unlisted for path, why in folder.files.items() if path not in used}
+    return Listing(list(entries.values()), aside | dict(folder.aside))
 
 
 def _entries(folder: Folder, path: str, form: Form) -> Iterator[tuple[str, Entry]]:
     where = os.path.join(folder.root, path)
     if problem := folder.files[path]:
         raise ValueError(f"{where}: {problem}")
-    rows = list(READERS[os.path.splitext(path)[1].lower()](Path(where), form))
-    found: dict[str, str] = {}
-    for place, row in rows:
-        for name in row.keys() - found.keys():
-            found[name] = place
-    if not rows:
-        return
-    table = Table(path, folder, form, columns_of(found, form, where))
-    for place, row in rows:
-        yield place, table.entry(row, place)
+    reading = READERS[os.path.splitext(path)[1].lower()](Path(where), form)
+    if reading.found:
+        table = Table(path, folder, form, columns_of(reading.found, form, where))
+        for place, row in reading.rows(table.columns):
+            yield place, table.entry(row, place)
 
 
-Rows = Iterator[tuple[str, Row]]  # each with its place, for messages
-
-
-def read_array(path: Path, form: Form) -> Rows:
+def read_array(path: Path, form: Form) -> Reading:
     """Read a JSON file that is a list of objects."""
     try:
         rows = read_json(path)
@@ -67,42 +59,49 @@ def read_array(path: Path, form: Form) -> Rows:
         raise ValueError(f"{path} is nested too deeply: it must be a list of {EXAMPLE}") from None
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a {type(rows).__name__}: it must be a list of {EXAMPLE}")
-    for number, row in enumerate(rows, start=1):
-        yield f"{path}: row {number}", _object(row, f"{path}: row {number}")
+    named = ((f"{path}: row {number}", row) for number, row in enumerate(rows, start=1))
+    return reading_of([(place, _object(row, place)) for place, row in named])
 
 
-def read_lines(path: Path, form: Form) -> Rows:
+def read_lines(path: Path, form: Form) -> Reading:
     """Read a file of one JSON object a line."""
+    rows = []
     for number, line in enumerate(_text(path).split("\n"), start=1):
         where = f"{path}: line {number}"
-        if not line.strip():
-            continue
-        try:
-            yield where, _object(json.loads(line), where)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{where} is not valid JSON ({error}): mend it") from None
+        if line.strip():
+            try:
+                rows.append((where, _object(json.loads(line), where)))
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"{where} is not valid JSON ({error}): mend it") from None
+    return reading_of(rows)
 
 
-def read_csv(path: Path, form: Form) -> Rows:
+def read_csv(path: Path, form: Form) -> Reading:
     """Read a table with commas; an empty cell is none, and lists are written as in JSON."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    lists = {FOCAL_POINT, "captions", *form.references}
     try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise ValueError(f"{path} names a column twice: {header}")
-        for cells in reader:
-            where = f"{path}: line {reader.line_num}"
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise ValueError(
-                    f"{where} has {len(cells)} cells, but there are {len(header)} columns"
-                )
-            row = dict(zip(header, cells, strict=True))
-            yield where, {name: _cell(text, name in lists) for name, text in row.items()}
+        return reading_of(
+            list(_csv_rows(reader, path, {FOCAL_POINT, "captions", *form.references}))
+        )
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num} is not valid CSV ({error})") from None
+
+
+def _csv_rows(reader: Any, path: Path, lists: set[str]) -> Rows:
+    header: list[str] = next(reader, [])
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} names a column twice: {header}")
+    for cells in reader:
+        where = f"{path}: line {reader.line_num}"
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{where} has {len(cells)} cells, but there are {len(header)} columns: put a cell "
+                f"that holds a comma in quotes"
+            )
+        named = zip(header, cells, strict=True)
+        yield where, {name: _cell(text, name in lists) for name, text in named}
 
 
 def _cell(text: str, may_be_list: bool) -> Any:
@@ -127,8 +126,10 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 ({error}): write it anew") from None
 
 
-READERS: dict[str, Callable[[Path, Form], Rows]] = {
+READERS: dict[str, Callable[[Path, Form], Reading]] = {
     ".json": read_array,
     ".jsonl": read_lines,
     ".csv": read_csv,
+    ".parquet": read_parquet,
 }
+NAMES = tuple(f"metadata{suffix}" for suffix in READERS)  # which are metadata wherever they lie

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from stages.dataset.captions import ReadText, read_captions
+from stages.dataset.captions import (
+    ReadText,
+    read_captions,
+    refuse_other_extension,
+    refuse_picture_extension,
+)
 from stages.dataset.form import Entry, Form, Listing
 from stages.dataset.tree import Folder, is_hidden
 from stages.pixels import SUFFIXES
@@ -38,15 +42,12 @@ def list_pairs(folder: Folder, form: Form, read_text: ReadText) -> Listing:
     Raises:
         ValueError: The caption extension or a folder of `form.roles` cannot be meant.
     """
-    extension = form.caption_extension.lower()
-    if extension in SUFFIXES:
-        raise ValueError(
-            f"data.caption_extension: {extension!r} is an extension of pictures: "
-            f"give that of the caption files, such as '.txt'"
-        )
+    refuse_picture_extension(form)
     roles = _role_folders(folder, form)
-    found = _sorted(folder, roles, extension)
-    _refuse_other_extension(folder, found, form.caption_extension)
+    found = _sorted(folder, roles, form.caption_extension.lower())
+    stems = {os.path.splitext(path)[0] for path in found.pictures}
+    others = map(os.path.splitext, found.others)
+    refuse_other_extension(str(folder), stems, found.captions.keys(), others, form)
     entries = []
     for path in found.pictures:
         stem = os.path.splitext(path)[0]
@@ -65,7 +66,7 @@ def list_pairs(folder: Folder, form: Form, read_text: ReadText) -> Listing:
                 caption_problem=caption_problem,
             )
         )
-    _set_aside(found, roles, entries)
+    _set_aside(found, stems, roles, entries)
     return Listing(entries, found.aside)
 
 
@@ -110,20 +111,6 @@ def _sorted(folder: Folder, roles: Sequence[RoleFolder], extension: str) -> Sort
     return found
 
 
-def _refuse_other_extension(folder: Folder, found: Sorted, extension: str) -> None:
-    """Recognise a mistyped extension: another one would give more pictures a caption."""
-    stems = {os.path.splitext(path)[0] for path in found.pictures}
-    without = len(stems - found.captions.keys())
-    others = map(os.path.splitext, found.others)
-    rivals = Counter(suffix.lower() for stem, suffix in others if stem in stems)
-    rival, count = max(rivals.items(), key=lambda item: (item[1], item[0]), default=("", 0))
-    if count > len(stems) - without:
-        raise ValueError(
-            f"{folder}: {without} images have no {extension} file; {count} have {rival}: "
-            f"set data.caption_extension to {rival!r}"
-        )
-
-
 def _belonging(
     folder: Folder, roles: Iterable[RoleFolder], path: str
 ) -> tuple[dict[str, tuple[str, ...]], str]:
@@ -147,9 +134,10 @@ def _belonging(
     return belonging, problem
 
 
-def _set_aside(found: Sorted, roles: Sequence[RoleFolder], entries: Sequence[Entry]) -> None:
+def _set_aside(
+    found: Sorted, stems: Set[str], roles: Sequence[RoleFolder], entries: Sequence[Entry]
+) -> None:
     """Say why captions and pictures of other roles belong to no entry."""
-    stems = {os.path.splitext(path)[0] for path in found.pictures}
     for stem, path in found.captions.items():
         if stem not in stems:
             found.aside[path] = "caption without a picture"

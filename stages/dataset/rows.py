@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,10 +16,28 @@ from stages.dataset.paths import is_text, resolve
 from stages.dataset.tree import Folder
 
 Row = Mapping[str, Any]
+Rows = Iterator[tuple[str, Row]]  # each with its place, for messages
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A table that was opened: its columns, each with the first row that has it, and its rows."""
+
+    found: Mapping[str, str]
+    rows: Callable[[Columns], Rows]  # with the cells of these columns at least
+
+
+def reading_of(rows: Sequence[tuple[str, Row]]) -> Reading:
+    """Open a table that is in memory."""
+    found: dict[str, str] = {}
+    for place, row in rows:
+        for name in row:
+            found.setdefault(name, place)
+    return Reading(found, lambda columns: iter(rows))
 
 
 class Held(str):
-    """The path of a picture that lies in the table itself."""
+    """Where in the table itself a picture lies, see `files.read_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +67,19 @@ class Table:
             roles[role] = tuple(paths)
             why = self._role_problem(row, role, names, paths)
             problem = problem or why
-        captions, caption_problem = _captions(row, self.columns.captions, where)
+        captions, caption_problem = captions_in(row, self.columns.captions, where)
         return Entry(
             path,
             captions,
             roles,
-            focal_point=_focal_point(row.get(FOCAL_POINT), where),
+            focal_point=focal_point_in(row.get(FOCAL_POINT), where),
             problem=problem,
             caption_problem=caption_problem,
         )
 
     def _path(self, value: Any, column: str, where: str) -> str:
         if isinstance(value, Held):
-            return str(value)
+            return f"{self.path}/{value}"
         wanted = "the path of a picture"
         if isinstance(value, str) and value:
             beside = self.path[: self.path.rfind("/") + 1]
@@ -112,7 +130,12 @@ def _alike(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
 
 
-def _captions(row: Row, columns: tuple[str, ...], where: str) -> tuple[tuple[str, ...], str]:
+def captions_in(row: Row, columns: tuple[str, ...], where: str) -> tuple[tuple[str, ...], str]:
+    """Give the captions of a row, in the order of `columns`, and why there are none.
+
+    Raises:
+        ValueError: A value is neither text nor a list of texts.
+    """
     captions: list[str] = []
     for column in columns:
         value = row.get(column)
@@ -127,7 +150,12 @@ def _captions(row: Row, columns: tuple[str, ...], where: str) -> tuple[tuple[str
     return tuple(captions), ""
 
 
-def _focal_point(value: Any, where: str) -> tuple[float, float] | None:
+def focal_point_in(value: Any, where: str) -> tuple[float, float] | None:
+    """Give the point of a row that a crop should keep, as fractions of width and height.
+
+    Raises:
+        ValueError: It is no such point.
+    """
     if value is None:
         return None
     try:

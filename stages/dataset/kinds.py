@@ -1,0 +1,96 @@
+"""Recognise the form of a dataset: metadata tables, tar shards, or pictures with caption files."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stages.dataset.captions import ReadText
+from stages.dataset.form import Form, Listing
+from stages.dataset.metadata import NAMES, READERS, list_tables
+from stages.dataset.pairs import list_pairs
+from stages.dataset.shards import list_shards
+from stages.dataset.tree import Folder, is_hidden
+from stages.pixels import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The form of a dataset, and the files that describe it."""
+
+    name: str  # "tables" | "shards" | "pairs"
+    paths: Sequence[str] = ()  # the tables or the shards
+
+
+def list_kind(folder: Folder, kind: Kind, form: Form, read_text: ReadText) -> Listing:
+    """List a dataset of this kind."""
+    if kind.name == "tables":
+        return list_tables(folder, kind.paths, form)
+    if kind.name == "shards":
+        return list_shards(folder, kind.paths, form)
+    return list_pairs(folder, form, read_text)
+
+
+def kind_of_file(path: str) -> Kind | None:
+    """Recognise a dataset that is one file, or give None."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".tar":
+        return Kind("shards", [path])
+    return Kind("tables", [path]) if suffix in READERS else None
+
+
+def kind_of(folder: Folder) -> Kind:
+    """Recognise a folder.
+
+    Metadata tables (of NAMES) go before everything else, parquet tables before loose pictures.
+
+    Raises:
+        ValueError: It holds two forms at once, or two tables that may both mean a picture.
+    """
+    visible = [path for path in folder.files if not is_hidden(path, folder.base)]
+    tables = [path for path in visible if os.path.basename(path).lower() in NAMES]
+    if tables:
+        _refuse_two_tables(folder, tables)
+        _refuse_outside(folder, tables, visible)
+        return Kind("tables", tables)
+    parquets = [path for path in visible if path.lower().endswith(".parquet")]
+    shards = [path for path in visible if path.lower().endswith(".tar")]
+    pictures = [path for path in visible if is_picture(path)]
+    if shards and (others := parquets or pictures):
+        what = "a parquet table" if parquets else "a picture outside of it"
+        raise ValueError(
+            f"{folder} holds a tar archive ({shards[0]}) and {what} ({others[0]}): remove what is "
+            f"not trained on, or list each dataset in data.datasets"
+        )
+    if parquets:
+        return Kind("tables", parquets)
+    return Kind("shards", shards) if shards else Kind("pairs")
+
+
+def is_picture(path: str) -> bool:
+    """Say whether a file is called like a picture."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def _refuse_two_tables(folder: Folder, tables: Iterable[str]) -> None:
+    beside = defaultdict(list)
+    for path in tables:
+        beside[os.path.dirname(path)].append(os.path.basename(path))
+    for place, names in beside.items():
+        if len(names) > 1:
+            raise ValueError(
+                f"{folder.root / place} holds {' and '.join(names)}, which may differ: keep one"
+            )
+
+
+def _refuse_outside(folder: Folder, tables: Sequence[str], visible: Sequence[str]) -> None:
+    """Refuse pictures that no table can be meant for, since all lie in other folders."""
+    covered = tuple(path[: path.rfind("/") + 1] for path in tables)
+    for path in visible:
+        if is_picture(path) and not path.startswith(covered):
+            raise ValueError(
+                f"{folder}: {tables[0]} lists pictures of its folder only, but there is {path}: "
+                f"list each dataset in data.datasets, or write one table for all"
+            )
