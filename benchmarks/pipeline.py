@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LIGHT_STAGES = ("make_digits", "ingest.stage", "bucket")
+LIGHT_STAGES = ("make_digits", "ingest.stage", "bucket.stage")
 REPEATS = 5
 
 

@@ -42,6 +42,7 @@ def ratio_error(size: Size, other: Size) -> Fraction:
     return max(ratio, 1 / ratio)
 
 
+@settings(deadline=None)
 @given(ladders(), SIZES)
 def test_a_bucket_has_allowed_sides_and_no_more_pixels_than_its_resolution(
     choice: Ladders, size: Size
@@ -59,6 +60,7 @@ def test_a_bucket_has_allowed_sides_and_no_more_pixels_than_its_resolution(
         )
 
 
+@settings(deadline=None)
 @given(ladders(), SIZES)
 def test_only_a_picture_too_small_for_the_smallest_bucket_has_none(
     choice: Ladders, size: Size
@@ -67,6 +69,7 @@ def test_only_a_picture_too_small_for_the_smallest_bucket_has_none(
     assert (not choice.of_target(size)) == too_small
 
 
+@settings(deadline=None)
 @given(ladders(others=()), SIZES)
 def test_the_aspect_ratio_is_off_by_less_than_a_step_of_each_side(
     choice: Ladders, size: Size
@@ -81,6 +84,7 @@ def test_the_aspect_ratio_is_off_by_less_than_a_step_of_each_side(
     assert ratio_error(size, found) <= a_step**2
 
 
+@settings(deadline=None)
 @given(st.sets(st.tuples(st.integers(1, 300), st.integers(1, 300)), max_size=12), SIZES)
 def test_the_closest_bucket_is_that_of_exact_arithmetic(buckets: set[Size], size: Size) -> None:
     def rank(each: Size) -> tuple[Fraction, int, Size]:
@@ -90,6 +94,7 @@ def test_the_closest_bucket_is_that_of_exact_arithmetic(buckets: set[Size], size
 
 
 @pytest.mark.parametrize("type", CORNERS)
+@settings(deadline=None)
 @given(choice=ladders(), size=SIZES, focal=st.tuples(SHARES, SHARES), flip=st.booleans())
 def test_a_crop_lies_inside_the_picture_resized_to_cover_the_bucket(
     type: str, choice: Ladders, size: Size, focal: tuple[float | None, float | None], flip: bool
@@ -106,6 +111,7 @@ def test_a_crop_lies_inside_the_picture_resized_to_cover_the_bucket(
         assert [each.flipped for each in geometries] == sorted(each.flipped for each in geometries)
 
 
+@settings(deadline=None)
 @given(SIZES, SIZES)
 def test_a_resized_picture_covers_its_bucket_and_keeps_its_aspect_ratio(
     size: Size, found: Size
@@ -149,7 +155,7 @@ def bucketed(images: list[Row], **changed: Any) -> Any:
         return out.files, out.rows, out.fates
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.data(), DATASETS, st.sampled_from(("keep", "merge")))
 def test_the_order_of_the_pictures_changes_no_byte(
     data: st.DataObject, images: list[Row], small: str
@@ -159,7 +165,7 @@ def test_the_order_of_the_pictures_changes_no_byte(
     assert bucketed(shuffled, **changed)[0] == bucketed(images, **changed)[0]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(DATASETS, samples("c1"))
 def test_another_picture_changes_no_row_of_the_others(
     images: list[Row], another: list[Row]
@@ -170,7 +176,7 @@ def test_another_picture_changes_no_row_of_the_others(
     assert {path: fate for path, fate in fates.items() if path != "c1.png"} == fates_before
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(DATASETS, st.sampled_from(("keep", "merge")))
 def test_every_sample_has_all_its_rows_or_a_reason(images: list[Row], small: str) -> None:
     minimum = 1 if small == "keep" else 2

@@ -51,7 +51,7 @@ def bucket_once(images: list[Row], **changed: Any) -> list[Row]:
         return bucket(Path(folder), images, replace(EVERYTHING, **changed)).rows
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(32, 400),
     st.integers(32, 400),

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from modelzoo.text_encoders.tokenizer_training import train_tokenizer
-from stages import bucket
 from stages.base_record import Part, write_record
+from stages.bucket import stage as bucket
 from stages.check_captions import stage as check_captions
 from stages.ingest import stage as ingest
 from stages.params.captions import Captions
+from tests.data.bucketing import DIGITS
 
 Rows = Callable[[Path, str], list[dict[str, Any]]]
 GOES_ON = ("kept", "validation")
@@ -52,7 +54,7 @@ def test_every_file_ends_in_a_bucket_or_in_one_ledger_with_a_reason(
         ),
     )
     bucket.run(
-        bucket.Params(32, 16, 16, 64, True),
+        replace(DIGITS, resolution=32, steps=16, min_side=16, max_side=64),
         bucket.Artifacts(
             images, captions, out / "buckets.parquet", out / "buckets.csv", ledgers[2]
         ),

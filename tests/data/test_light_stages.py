@@ -14,7 +14,7 @@ LIGHT = [
     "stages.make_digits",
     "stages.ingest.stage",
     "stages.check_captions.stage",
-    "stages.bucket",
+    "stages.bucket.stage",
     "stages.pixels",
 ]
 HEAVY = {"torch", "transformers", "lance", "mlflow", "prefect", "dvc"}
