@@ -39,15 +39,16 @@ class Pictures:
         Raises:
             ValueError: the picture has changed or is gone.
         """
+        reason = ""
         try:
             data = read_bytes(self.root, picture["path"])
             image = pixels.open_rgb(data, self.background, self.max_pixels).image
             content = pixels.content_hash(image)
         except (pixels.UnreadableImageError, OSError) as error:
-            content = f"unreadable ({error})"
+            content, reason = "", f" ({error})"
         if content != picture["content"]:
             raise ValueError(
-                f"{self.root / picture['path']} is no longer the picture that ingest read: run"
-                " `dvc repro`, which reads it again"
+                f"{self.root / picture['path']} is no longer the picture that ingest read{reason}:"
+                " run `dvc repro`, which reads it again"
             )
         return pixels.crop_to_bucket(image, picture)

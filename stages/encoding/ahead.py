@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Generic
 
 from stages.encoding import workers
@@ -64,9 +66,21 @@ def open_pool(num_processes: int) -> Iterator[Executor]:
     if num_processes:
         spawn = multiprocessing.get_context("spawn")  # a fork would share the threads of torch
         pool = ProcessPoolExecutor(num_processes, spawn, workers.begin, (os.getpid(),))
+        _start_all(pool, num_processes)
     else:
         pool = ThreadPoolExecutor(1, "read-ahead")
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_all(pool: Executor, num_processes: int) -> None:
+    """Start the processes now, deaf to Ctrl-C from their first moment."""
+    resource_tracker.ensure_running()  # it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as a child inherits it
+    try:
+        for _ in range(num_processes):
+            pool.submit(os.getpid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
