@@ -87,7 +87,8 @@ class Ladders:
         limits = self._limits(resolution)
         if not self.no_upscale:
             return ladder((self.max_side, self.max_side), limits).closest(size)
-        width, height = (min(side, self.max_side) // self.steps * self.steps for side in size)
+        longest = min(self.max_side, resolution**2 // self.min_side)  # no bucket has a longer side
+        width, height = (min(side, longest) // self.steps * self.steps for side in size)
         return ladder((width, height), limits).closest(size)
 
     def _is_filled(self, resolution: int, size: Size) -> bool:
