@@ -27,6 +27,23 @@ def from_json(cls: type[T], values: Mapping[str, Any], ignored: frozenset[str] =
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
+def check_fixed(
+    values: Mapping[str, Any], fixed: Mapping[str, Any], family: str, advice: str
+) -> None:
+    """Compare keys that have one supported value each; a key that is missing has it.
+
+    Raises:
+        ValueError: A key has another value.
+    """
+    for name, value in fixed.items():
+        # null and false are the same to diffusers
+        if name in values and (values[name] or None) != (value or None):
+            raise ValueError(
+                f"config.json of {values.get('_class_name', family)}: {name} {values[name]!r} is "
+                f"not supported, {family} has {value!r}; {advice}"
+            )
+
+
 def to_json(config: Any, class_name: str) -> dict[str, Any]:
     """Write a configuration as diffusers would: its fields, the class name and the version."""
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}

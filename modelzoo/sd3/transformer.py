@@ -6,12 +6,12 @@ pooled text modulate both streams. In the last block the text is read and no lon
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from modelzoo.layers.checkpointing import runner
+from modelzoo.layers.control import Residuals, add_residual, check_residuals
 from modelzoo.layers.modulation import ModulatedNormOut
 from modelzoo.sd3.blocks import DualJointBlock, JointBlock, LastBlock
 from modelzoo.sd3.config import SD3Config
@@ -44,6 +44,7 @@ class SD3Transformer2DModel(nn.Module):
         encoder_hidden_states: Tensor,
         pooled_projections: Tensor,
         timestep: Tensor,
+        block_controlnet_hidden_states: Residuals | None = None,
     ) -> Tensor:
         """Give the velocity (B, C, H, W) of latents.
 
@@ -52,21 +53,37 @@ class SD3Transformer2DModel(nn.Module):
             encoder_hidden_states: Context (B, L, joint_attention_dim).
             pooled_projections: Pooled text (B, pooled_projection_dim).
             timestep: (B,) in [0, 1000]: 0 data, 1000 noise.
+            block_controlnet_hidden_states: What a ControlNet adds to image tokens (B, N, D) behind
+                blocks; the last block is not controlled.
         """
         *blocks, last = self.transformer_blocks
         cond = F.silu(self.time_text_embed(timestep, pooled_projections))
         img = self.pos_embed(hidden_states)
         txt = self.context_embedder(encoder_hidden_states)
-        for block in blocks:
-            img, txt = self._run(block, img, txt, cond)
-        img = self._run(last, img, txt, cond)
+        run, residuals = runner(self), spread(block_controlnet_hidden_states, len(blocks), img)
+        for block, residual in zip(blocks, residuals, strict=True):
+            img, txt = run(block, img, txt, cond)
+            img = add_residual(img, residual)
+        img = run(last, img, txt, cond)
         patches = self.proj_out(self.norm_out(img, cond))
         return unpatchify(patches, hidden_states.shape[-2], self.config.patch_size)
 
-    def _run(self, block: nn.Module, *inputs: Tensor):
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+
+def spread(residuals: Residuals | None, num_joint: int, img: Tensor) -> list[Tensor | None]:
+    """Give each of the `num_joint` blocks before the last its residual (B, N, D), or None.
+
+    Where a ControlNet has fewer blocks, its residuals are laid evenly over all blocks, the last
+    included, as in diffusers.
+
+    Raises:
+        ValueError: There are more residuals than blocks, or they are not those of img (B, N, D).
+    """
+    if not residuals:
+        return [None] * num_joint
+    num_blocks = num_joint + 1
+    check_residuals(residuals, num_blocks, img.shape[1], "block_controlnet_hidden_states")
+    interval = num_blocks / len(residuals)
+    return [residuals[int(index / interval)] for index in range(num_joint)]
 
 
 def unpatchify(patches: Tensor, height: int, patch_size: int) -> Tensor:

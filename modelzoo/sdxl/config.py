@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from modelzoo.checkpoints.config import from_json, to_json
+from modelzoo.checkpoints.config import check_fixed, from_json, to_json
 
 CLASS = "UNet2DConditionModel"
 # Read by diffusers' class, which serves many models; SDXL has one value of each.
@@ -158,6 +158,14 @@ class UNetConfig:
         )
 
     @property
+    def skip_dims(self) -> list[int]:
+        """List the channels of what the way down leaves behind, in its order."""
+        dims, levels = [self.block_out_channels[0]], self.levels
+        for place, level in enumerate(levels, start=1):
+            dims += [level.dim] * (self.layers_per_block + (place < len(levels)))
+        return dims
+
+    @property
     def mid_depth(self) -> int:
         """Transformer blocks at the bottom.
 
@@ -188,13 +196,7 @@ class UNetConfig:
                 f"config.json of {CLASS}: {missing!r} are not there, so it is not an SDXL UNet; "
                 "give the unet folder of an SDXL model"
             )
-        for name, value in FIXED.items():
-            # null and false are the same to diffusers
-            if name in values and (values[name] or None) != (value or None):
-                raise ValueError(
-                    f"config.json of {CLASS}: {name} {values[name]!r} is not supported, SDXL has "
-                    f"{value!r}; give the unet folder of an SDXL model"
-                )
+        check_fixed(values, FIXED, "SDXL", "give the unet folder of an SDXL model")
         return from_json(cls, values, frozenset(FIXED))
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from modelzoo.layers.checkpointing import Run
 from modelzoo.sdxl.config import Level, UNetConfig
 from modelzoo.sdxl.resnet import Downsample2D, ResnetBlock2D, Upsample2D
-from modelzoo.sdxl.transformer import Run, Transformer2DModel
+from modelzoo.sdxl.transformer import Transformer2DModel
 
 
 class Layers(nn.Module):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelzoo.layers.attention import attention
+from modelzoo.layers.checkpointing import Run
 from modelzoo.sdxl.config import Level, UNetConfig
-
-Run = Callable[..., Tensor]  # calls a block with its inputs, now or, checkpointed, twice
 
 
 class Transformer2DModel(nn.Module):

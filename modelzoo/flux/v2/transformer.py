@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modelzoo.flux.components.attention import JointAttention
 from modelzoo.flux.components.conditions import input_tokens
@@ -18,6 +17,8 @@ from modelzoo.flux.components.positions import joint_rope
 from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.modulation import SharedModulation, TimeGuidanceEmbedding
 from modelzoo.layers.attention import attention
+from modelzoo.layers.checkpointing import runner
+from modelzoo.layers.control import Residuals, add_residual, spread
 from modelzoo.layers.modulation import ModulatedNormOut, Modulation, add_gated, modulate
 from modelzoo.layers.norms import HeadNorm
 from modelzoo.layers.rope import rotate
@@ -57,6 +58,8 @@ class Flux2Transformer2DModel(nn.Module):
         img_cond_seq: Tensor | None = None,
         img_cond_seq_ids: Tensor | None = None,
         img_cond: Tensor | None = None,
+        controlnet_block_samples: Residuals | None = None,
+        controlnet_single_block_samples: Residuals | None = None,
     ) -> Tensor:
         """Give the velocity (B, N, C) of image tokens.
 
@@ -71,6 +74,9 @@ class Flux2Transformer2DModel(nn.Module):
             img_cond_seq_ids: Their positions (R, 4) or (B, R, 4).
             img_cond: Further channels (B, N, C') of the image tokens, for models with more input
                 than output channels (Fill, which none of the released ones is).
+            controlnet_block_samples: What a ControlNet adds to image tokens (B, N, D) behind blocks
+                with two streams.
+            controlnet_single_block_samples: The same behind blocks with one stream.
         """
         num_text, num_image = encoder_hidden_states.shape[1], hidden_states.shape[1]
         temb = self.time_guidance_embed(timestep, guidance, hidden_states.dtype)
@@ -85,20 +91,22 @@ class Flux2Transformer2DModel(nn.Module):
             input_tokens(hidden_states, img_cond, img_cond_seq, self.config.in_channels)
         )
         txt = self.context_embedder(encoder_hidden_states)
-        for block in self.transformer_blocks:
-            txt, img = self._run(block, txt, img, txt_mods, img_mods, rope)
+        run, samples = runner(self), "controlnet_block_samples"
+        blocks = self.transformer_blocks
+        residuals = spread(controlnet_block_samples, len(blocks), num_image, samples)
+        for block, residual in zip(blocks, residuals, strict=True):
+            txt, img = run(block, txt, img, txt_mods, img_mods, rope)
+            img = add_residual(img, residual)
         joint = torch.cat([txt, img], dim=1)
+        blocks, samples = self.single_transformer_blocks, "controlnet_single_block_samples"
+        residuals = spread(controlnet_single_block_samples, len(blocks), num_image, samples)
         # of the last block, only the target's tokens are of use
-        last, target = self.single_transformer_blocks[-1], slice(num_text, num_text + num_image)
-        for block in self.single_transformer_blocks:
+        last, target = blocks[-1], slice(num_text, num_text + num_image)
+        for block, residual in zip(blocks, residuals, strict=True):
             kept = target if block is last else slice(None)
-            joint = self._run(block, joint, single_mod, rope, kept)
+            joint = run(block, joint, single_mod, rope, kept)
+            joint = add_residual(joint, residual, start=0 if block is last else num_text)
         return self.proj_out(self.norm_out(joint, condition))
-
-    def _run(self, block: nn.Module, *inputs: object):
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
 
 
 class JointBlock(nn.Module):
