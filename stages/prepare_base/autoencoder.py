@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from modelzoo.autoencoders import Autoencoder
-from stages.pixels import open_rgb
+from stages.dataset.files import read_bytes
+from stages.pixels import UnreadableImageError, open_rgb
 
 KL_WEIGHT = 1e-4  # keeps latents bounded without blurring pictures
 L1_WEIGHT = 0.3  # sharpens strokes
@@ -38,20 +40,30 @@ class Schedule:
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-def read_pictures(paths: Sequence[Path], factor: int) -> list[Tensor]:
-    """Read pictures as uint8 (N, 3, H, W), one tensor a size, cut to multiples of `factor`."""
+def read_pictures(root: Path, paths: Sequence[str], factor: int) -> list[Tensor]:
+    """Read pictures of the dataset `root` as uint8 (N, 3, H, W), one tensor a size.
+
+    They are cut to multiples of `factor`.
+    """
     by_size: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
     for path in paths:
-        pixels = np.asarray(open_rgb(path))
+        pixels = np.asarray(_open(root, path))
         height, width = (side // factor * factor for side in pixels.shape[:2])
         if not height or not width:
             raise ValueError(
-                f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, smaller than the {factor} "
-                f"that one latent cell covers: remove it"
+                f"{root / path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, smaller than the "
+                f"{factor} that one latent cell covers: remove it"
             )
         picture = torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1)
         by_size[height, width].append(picture)
     return [torch.stack(by_size[size]) for size in sorted(by_size)]
+
+
+def _open(root: Path, path: str) -> Image.Image:
+    try:
+        return open_rgb(read_bytes(root, path)).image
+    except UnreadableImageError as error:
+        raise ValueError(f"{root / path} cannot be used: {error}; mend or remove it") from None
 
 
 def fit_autoencoder(

@@ -11,7 +11,8 @@ from modelzoo.autoencoders import init_autoencoder, save_autoencoder
 from modelzoo.checkpoints.folder import write_json
 from modelzoo.denoiser import init_denoiser, save_denoiser
 from modelzoo.text_encoders import make_text_parts
-from stages.dataset_folder import Entry, list_dataset
+from stages.dataset.form import Entry, Form
+from stages.dataset.listing import list_dataset
 from stages.prepare_base.autoencoder import Schedule, fit_autoencoder, read_pictures
 
 NAME = "model.from_scratch.dataset"
@@ -25,7 +26,7 @@ def make_base(model: Mapping[str, Any], caption_extension: str, seed: int, folde
     """
     recipe, family = model["from_scratch"], families.family(model["type"])
     entries = usable(Path(recipe["dataset"]), caption_extension)
-    make_text_parts(model, [entry.caption or "" for entry in entries], seed, folder)
+    make_text_parts(model, [text for entry in entries for text in entry.captions], seed, folder)
     denoiser = init_denoiser(family.denoiser, family.network_config(model), seed)
     save_denoiser(denoiser, folder / family.folder)
     make_autoencoder(model, entries, seed, folder / "vae")
@@ -36,12 +37,12 @@ def make_base(model: Mapping[str, Any], caption_extension: str, seed: int, folde
 
 def usable(root: Path, caption_extension: str) -> list[Entry]:
     """List the pictures of the dataset; here each must be there and have a caption."""
-    entries = list(list_dataset(root, caption_extension, NAME).entries)
+    entries = list(list_dataset(root, Form(caption_extension=caption_extension), NAME).entries)
     for entry in entries:
-        if entry.problem or entry.caption is None:
+        missing = "" if entry.captions else "it has no caption"
+        if problem := entry.problem or entry.caption_problem or missing:
             raise ValueError(
-                f"{NAME}: {str(root / entry.path)!r} cannot be used: "
-                f"{entry.problem or 'it has no caption'}; mend or remove it"
+                f"{NAME}: {str(root / entry.path)!r} cannot be used: {problem}; mend or remove it"
             )
     return entries
 
@@ -53,7 +54,7 @@ def make_autoencoder(
     recipe = model["from_scratch"]
     autoencoder = init_autoencoder(families.family(model["type"]).autoencoder_config(model), seed)
     root = Path(recipe["dataset"])
-    pictures = read_pictures([root / e.path for e in entries], autoencoder.spatial_factor)
+    pictures = read_pictures(root, [entry.path for entry in entries], autoencoder.spatial_factor)
     schedule = Schedule(
         steps=recipe["vae_steps"],
         batch_size=recipe["vae_batch_size"],
