@@ -11,6 +11,7 @@ import pyarrow as pa
 from stages.artifacts import extra_metadata, read_table, write_table
 from stages.encoding.batch import Encoder, Inputs, Item, Rows
 from stages.encoding.missing import Count, Wanted, Work, encode_missing
+from stages.rows import uses
 from stages.rows.generation import Generation, encoder_generation, summary
 from stages.rows.keys import row_key
 
@@ -63,8 +64,10 @@ class Manifest:
         if self.fill:
             self._refuse_other_keys(table)
             return encode_missing(root, wanted, work, self.stage)
+        uses.record(root, self.path, table)  # first, so that a clean-up meanwhile keeps its rows
         count = encode_missing(root, wanted, work, self.stage)
         write_table(self.path, table, self.schema, metadata)
+        uses.record(root, self.path, table, count.encoded, count.reused)
         return count
 
     def _refuse_other_keys(self, table: pa.Table) -> None:

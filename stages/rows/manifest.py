@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from stages.rows.fill import fill
 from stages.rows.layout import Array
 from stages.rows.location import store_root
 from stages.rows.table import RowTable
+from stages.rows.uses import keys_by_table, record, tag_of
 from stages.tables import PLACE, latent_name
 
 PRELOAD_BYTES = 256 * 2**20  # a manifest whose rows take less is read once and kept in memory
@@ -36,7 +36,7 @@ class ManifestRows:
         self._column = column
         keys = keys_by_table(manifest)
         tables = {name: RowTable.open(root, name) for name in keys}
-        tag = _tag(keys)
+        tag = tag_of(keys)
         for name, table in tables.items():
             table.require(keys[name])
             table.tag(tag)
@@ -95,26 +95,12 @@ def open_prompts(path: Path, store: str | None) -> ManifestRows:
     return _open(path, read_table(path, "prompts"), "caption", "encode_captions", store)
 
 
-def keys_by_table(manifest: pa.Table) -> dict[str, list[str]]:
-    """Return the distinct keys of each row table that a manifest names."""
-    keys: dict[str, dict[str, None]] = {}
-    pairs = zip(manifest["table"].to_pylist(), manifest["key"].to_pylist(), strict=True)
-    for table, key in pairs:
-        keys.setdefault(table, {})[key] = None
-    return {table: list(distinct) for table, distinct in sorted(keys.items())}
-
-
 def _open(
     path: Path, manifest: pa.Table, column: str, stage: str, store: str | None
 ) -> ManifestRows:
     root, keys = store_root(store), keys_by_table(manifest)
+    record(root, path, manifest)
     num_missing = sum(len(RowTable.open(root, name).missing(keys[name])) for name in keys)
     if num_missing:
         fill(path, stage, root, num_missing)
     return ManifestRows(manifest, column, root)
-
-
-def _tag(keys: Mapping[str, Sequence[str]]) -> str:
-    """Name the table versions read here by what is read, so that equal runs share a tag."""
-    text = "\n".join(key for name in keys for key in sorted(keys[name]))
-    return f"manifest-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
