@@ -141,3 +141,13 @@ def test_a_base_that_does_not_zero_the_empty_prompt_has_other_rows(workspace):
     encode_captions.run(params, artifacts)
     assert open_prompts(PROMPTS, None).take([""])["pooled"].any()
     assert not zeroed & set(read_table(PROMPTS, "prompts")["key"].to_pylist())
+
+
+def test_each_variant_of_a_caption_is_a_row(workspace):
+    first, second = list(workspace.captions)[:2]
+    workspace.captions[first] = ["a cat", "a sleeping cat", "a cat"]
+    workspace.captions[second] = ["a sleeping cat", "a dog"]
+    workspace.write()
+    recorder = CaptionRecorder()
+    assert encode_texts(recorder).encoded == recorder.num_captions == 8 + 3 + 1
+    assert {"a cat", "a sleeping cat", "a dog", ""} <= set(rows())

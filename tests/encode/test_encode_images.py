@@ -1,9 +1,11 @@
 """Each picture is encoded once, whatever the neighbours, the order and the number of clones."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ from stages.artifacts import extra_metadata, read_json, read_table
 from stages.base_record import read_record
 from stages.encode_images import stage as encode_images
 from stages.encode_images.stage import Artifacts
+from stages.rows.keys import key_of
 from stages.rows.manifest import open_latents
-from stages.tables import SIZES, latent_name
+from stages.tables import SIZES, latent_name, place
 from tests import toys
 from tests.encode.workspaces import (
     LATENTS,
@@ -211,3 +214,71 @@ def test_a_manifest_from_a_machine_that_rounds_otherwise_is_filled(workspace):
     encode_pictures(Recorder(gain=1 + 1e-6))
     shutil.rmtree("store")
     assert encode_pictures(Recorder(), fill_only=True).encoded == 10
+
+
+def test_references_and_conditions_are_encoded_and_masks_are_not(workspace):
+    sample = workspace.pictures[0]["sample_id"]
+    for seed, (role, index) in enumerate([("reference", 0), ("reference", 1), ("condition", 0)]):
+        workspace.add_picture(20 + seed, sample_id=sample, role=role, index=index)
+    workspace.add_picture(30, sample_id=sample, role="mask")
+    workspace.write()
+    assert encode_pictures().encoded == 13
+    table = read_table(LATENTS, "latents").to_pylist()
+    assert table == sorted(table, key=place)
+    found = [(row["role"], row["index"]) for row in table if row["sample_id"] == sample]
+    assert found == [("target", 0), ("reference", 0), ("reference", 1), ("condition", 0)]
+    reference = next(picture for picture in workspace.pictures if picture["index"] == 1)
+    expected = load_autoencoder(VAE).encode_rows(as_the_encoder_sees(reference))["mean"]
+    row = open_latents(LATENTS, None).take([latent_name(reference)])["mean"]
+    torch.testing.assert_close(torch.from_numpy(row), expected)
+
+
+def test_a_picture_that_two_samples_show_is_one_row(workspace):
+    shared = workspace.pictures[1]
+    other = workspace.pictures[0]["sample_id"]
+    workspace.pictures.append(shared | {"sample_id": other, "role": "reference"})
+    workspace.write()
+    recorder = Recorder()
+    assert encode_pictures(recorder).encoded == recorder.num_pictures == 10
+    assert read_table(LATENTS, "latents").num_rows == 11
+
+
+def test_a_mirrored_variant_is_a_row_of_its_own(workspace):
+    picture = workspace.pictures[0]
+    mirrored = picture | {"variant": 1, "flipped": True, "repeats": 3, "weight": 0.5}
+    workspace.pictures.append(mirrored)
+    workspace.write()
+    assert encode_pictures().encoded == 11
+    seen = as_the_encoder_sees(picture)
+    expected = load_autoencoder(VAE).encode_rows(seen.flip(-1).contiguous())["mean"]
+    row = open_latents(LATENTS, None).take([latent_name(mirrored)])["mean"]
+    torch.testing.assert_close(torch.from_numpy(row), expected)
+    carried = read_table(LATENTS, "latents").to_pylist()
+    assert [row["weight"] for row in carried if row["repeats"] == 3] == [0.5]
+
+
+def test_a_row_says_what_its_key_is_the_hash_of(workspace):
+    encode_pictures()
+    row = next(
+        row
+        for row in read_table(LATENTS, "latents").to_pylist()
+        if row["sample_id"] == workspace.pictures[2]["sample_id"]
+    )
+    table = lance.dataset(f"store/rows/{row['table']}.lance")
+    text = table.to_table(filter=f"key = '{row['key']}'")["parts"][0].as_py()
+    assert key_of(text) == row["key"]
+    parts = json.loads(text)
+    assert parts["content"] == workspace.pictures[2]["content"]
+    assert parts["geometry"] == [43, 32, 5, 0, 32, 32, False]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rows_keep_the_encoders_precision(workspace, dtype):
+    params = dataclasses.replace(PICTURES, dtype=dtype)
+    encode_images.run(params)
+    picture = workspace.pictures[0]
+    kind = getattr(torch, dtype)
+    expected = load_autoencoder(VAE, kind).encode_rows(as_the_encoder_sees(picture).to(kind))
+    row = open_latents(LATENTS, None).take([latent_name(picture)])["mean"]
+    assert read_table(LATENTS, "latents")["table"][0].as_py().endswith(f"-{dtype}")
+    torch.testing.assert_close(torch.from_numpy(row).to(kind), expected["mean"], atol=0.1, rtol=0.1)
