@@ -1,84 +1,102 @@
-"""Read a folder of captioned pictures: what can be used, and what became of every file."""
+"""Read a dataset as it comes: what can be used, and what became of every file."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from stages.artifacts import write_table
-from stages.dataset_folder import Entry, Listing, list_dataset
+from stages.artifacts import write_json, write_table
+from stages.dataset.form import DatasetPart, Form, Listing
+from stages.dataset.listing import list_dataset
+from stages.ingest import duplicates, samples
+from stages.ingest.outcome import Outcome, ledger_table, summary
+from stages.ingest.pictures import Look, Opener, look_at
+from stages.ingest.samples import Usable
+from stages.ingest.seen import recall
+from stages.params.data import Dataset
 from stages.params.read import key
-from stages.pixels import UnreadableImageError, content_hash, open_rgb
-from stages.tables import FATE_OF_SPLIT, to_table
+from stages.pixels import background_colour
 
-SAMPLE_ID_LENGTH = 20  # hex digits of the content
 NAMED = 10  # files that a message names
 
 
 @dataclass(frozen=True)
 class Params:
-    """Where the dataset is and how much of it may be broken."""
+    """What the dataset is, how its pictures are opened, and which of them may be used."""
 
     train_path: str = key("data.train_path")
+    datasets: Sequence[Dataset] = key("data.datasets")
     caption_extension: str = key("data.caption_extension")
+    caption_columns: Sequence[str] = key("data.captions.columns")
+    per_line: bool = key("data.captions.per_line")
+    references: Sequence[str] = key("data.references")
+    mask: str | None = key("data.mask")
+    condition: str | None = key("data.condition")
+    ignore_columns: Sequence[str] = key("data.ignore_columns")
+    allow_outside: bool = key("data.allow_outside")
+    background: str = key("data.background")
+    max_pixels: int = key("data.max_pixels")
     validation_fraction: float = key("data.validation_fraction")
+    exact_duplicates: str = key("data.exact_duplicates")  # "keep" | "exclude"
+    near_duplicate_bits: int | None = key("data.near_duplicate_bits")
+    leakage: str = key("data.leakage")  # "report" | "exclude"
     max_bad_fraction: float = key("data.max_bad_fraction")
+
+    @property
+    def form(self) -> Form:
+        """Say how the dataset is to be read."""
+        return Form(
+            self.caption_extension,
+            tuple(self.caption_columns),
+            self.per_line,
+            tuple(self.references),
+            self.mask,
+            self.condition,
+            tuple(self.ignore_columns),
+            self.allow_outside,
+            [DatasetPart(d.path, d.repeats, d.weight, d.split) for d in self.datasets],
+        )
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The pictures that can be used, and the fate of every file."""
+    """The pictures that can be used, the fate of every file, and a summary."""
 
     images: Path = Path("data/images.parquet")
     ledger: Path = Path("data/ledger/ingest.parquet")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An entry after its file was read: the content, or why there is none."""
-
-    entry: Entry
-    content: str = ""
-    width: int = 0
-    height: int = 0
-    problem: str = ""
+    summary: Path = Path("data/reports/ingest.json")
+    seen: Path = Path(".dvc/tmp/diffbase/pictures")  # what is known of unchanged files; no output
 
 
 def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
-    """Decode every picture once and write the table of those that can be used and the ledger."""
+    """Open every picture that is not known yet, decide, and write the tables and the summary."""
     root = Path(params.train_path)
-    listing = list_dataset(root, params.caption_extension)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding and hashing release the GIL
-        pictures = list(threads.map(lambda entry: look_at(root, entry), listing.entries))
-    bad = [picture for picture in pictures if picture.problem]
-    refuse_too_many(root, bad, len(pictures), params.max_bad_fraction)
-    rows = samples([p for p in pictures if not p.problem], params.validation_fraction)
-    write_table(artifacts.images, to_table(rows, "images"), "images")
-    write_table(artifacts.ledger, to_table(ledger(rows, bad, listing), "ledger"), "ledger")
-    report(rows, bad, listing, artifacts.ledger)
+    background_colour(params.background)  # before anything is read
+    seen = recall(root, artifacts.seen, params.background, params.max_pixels)
+    listing = list_dataset(root, params.form, read_text=seen.read_text)
+    paths = dict.fromkeys(
+        path
+        for entry in listing.entries
+        if not entry.problem
+        for path in (entry.path, *(path for _, _, path in samples.others_of(entry)))
+    )
+    opener = Opener(root, params.background, params.max_pixels)
+    looks = look_at(paths, opener, seen)
+    seen.save()
+    found = samples.usable(listing.entries, looks)
+    refuse_too_many(root, found, len(listing.entries), params.max_bad_fraction)
+    outcome = decide(listing, looks, found, params)
+    write_table(artifacts.images, samples.images_table(outcome.samples, looks), "images")
+    write_table(artifacts.ledger, ledger_table(outcome), "ledger")
+    write_json(artifacts.summary, summary(outcome))
+    print(told(outcome, artifacts.ledger))  # noqa: T201
 
 
-def look_at(root: Path, entry: Entry) -> Picture:
-    """Open the picture of `entry`; what is wrong with it becomes its problem, not an error."""
-    if entry.problem:
-        return Picture(entry, problem=entry.problem)
-    try:
-        image = open_rgb(root / entry.path)
-    except UnreadableImageError as error:
-        return Picture(entry, problem=str(error))
-    except OSError as error:
-        return Picture(entry, problem=f"cannot be read: {error.strerror}")
-    return Picture(entry, content_hash(image), image.width, image.height)
-
-
-def refuse_too_many(root: Path, bad: Sequence[Picture], total: int, allowed: float) -> None:
+def refuse_too_many(root: Path, found: Usable, total: int, allowed: float) -> None:
     """Raise when more pictures than `allowed` (a fraction), or all of them, cannot be used."""
-    if len(bad) <= allowed * total and len(bad) < total:
+    bad = found.quarantined
+    if len(bad) <= allowed * total and found.samples:
         return
     raise ValueError(
         f"{root}: {len(bad)} of {total} pictures cannot be used, more than data.max_bad_fraction = "
@@ -86,73 +104,63 @@ def refuse_too_many(root: Path, bad: Sequence[Picture], total: int, allowed: flo
     )
 
 
-def named(bad: Sequence[Picture]) -> str:
-    """Return the first names with their problems."""
-    shown = ", ".join(f"{p.entry.path} ({p.problem})" for p in bad[:NAMED])
-    return shown + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
+def named(reasons: Mapping[str, str]) -> str:
+    """Return the first names with their reasons."""
+    shown = ", ".join(f"{path} ({why})" for path, why in list(reasons.items())[:NAMED])
+    return shown + (f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else "")
 
 
-def samples(pictures: Sequence[Picture], validation_fraction: float) -> list[dict[str, Any]]:
-    """Return the rows of IMAGES, sorted by sample id.
+def decide(listing: Listing, looks: Mapping[str, Look], found: Usable, params: Params) -> Outcome:
+    """Choose the split, and leave out duplicates where that is asked for.
 
-    `pictures` come sorted by path: further copies of one get -1, -2, ... in that order.
+    Raises:
+        ValueError: Nothing is left to train on.
     """
-    held_out = validation_contents({p.content for p in pictures}, validation_fraction)
-    copies: Counter[str] = Counter()
-    rows = []
-    for picture in pictures:
-        copy = copies[picture.content]
-        copies[picture.content] += 1
-        row = {
-            "sample_id": picture.content[:SAMPLE_ID_LENGTH] + (f"-{copy}" if copy else ""),
-            "content": picture.content,
-            "path": picture.entry.path,
-            "width": picture.width,
-            "height": picture.height,
-            "caption": picture.entry.caption,
-            "split": "validation" if picture.content in held_out else "train",
-            "role": "target",
-        }
-        rows.append(row)
-    return sorted(rows, key=lambda row: str(row["sample_id"]))
-
-
-def validation_contents(contents: set[str], fraction: float) -> set[str]:
-    """Choose what is never trained on: by content, so that copies of a picture stay together.
-
-    A picture's place depends on its own content alone, except that one picture at least is
-    chosen where there is a choice.
-    """
-    if not fraction or len(contents) < 2:
-        return set()
-    held_out = {c for c in contents if int(c[:16], 16) < fraction * 16**16} or {min(contents)}
-    if held_out == contents:
+    bits = params.near_duplicate_bits
+    going = samples.split(found.samples, params.validation_fraction)
+    equal = samples.equal_samples(going)
+    excluded: dict[str, str] = {}
+    if params.exact_duplicates == "exclude":
+        for first, *others in equal:
+            reason = f"the same as {first.entry.path} (data.exact_duplicates is 'exclude')"
+            excluded |= {sample.entry.path: reason for sample in others}
+        going = [sample for sample in going if sample.entry.path not in excluded]
+    near = [] if bits is None else duplicates.near_duplicates(going, bits)
+    leaked = duplicates.leaks(going, bits)
+    if params.leakage == "exclude":
+        excluded |= {path: leak_reason(leak) for path, leak in leaked.items()}
+        going = [sample for sample in going if sample.entry.path not in leaked]
+    if not any(sample.split == "train" for sample in going):
         raise ValueError(
-            f"data.validation_fraction: {fraction:g} leaves none of {len(contents)} different "
-            f"pictures to train on: give a smaller one"
+            f"{params.train_path}: all {len(going)} pictures are to be validated and none is left "
+            "to train on: set split to 'train' or 'auto' for one of data.datasets"
         )
-    return held_out
-
-
-def ledger(
-    rows: Sequence[Mapping[str, Any]], bad: Sequence[Picture], listing: Listing
-) -> list[dict[str, Any]]:
-    """Return one row for each file of the dataset, sorted by path."""
-    fates = [(r["path"], r["sample_id"], FATE_OF_SPLIT[r["split"]], "") for r in rows]
-    fates += [(p.entry.path, None, "quarantined", p.problem) for p in bad]
-    fates += [(path, None, "excluded", reason) for path, reason in listing.aside.items()]
-    columns = ("path", "sample_id", "fate", "reason")
-    return [{"stage": "ingest", **dict(zip(columns, fate, strict=True))} for fate in sorted(fates)]
-
-
-def report(
-    rows: Sequence[Mapping[str, Any]], bad: Sequence[Picture], listing: Listing, where: Path
-) -> None:
-    """Print the counts, and the names of what was quarantined."""
-    held_out = sum(row["split"] == "validation" for row in rows)
-    print(  # noqa: T201
-        f"{len(rows) - held_out} pictures to train on, {held_out} to validate, "
-        f"{len(bad)} quarantined, {len(listing.aside)} files left aside: see {where}"
+    return Outcome(
+        listing,
+        looks,
+        samples.named(going),
+        found.quarantined,
+        excluded,
+        equal,
+        near,
+        list(leaked.values()),
     )
-    if bad:
-        print(f"quarantined: {named(bad)}")  # noqa: T201
+
+
+def leak_reason(leak: duplicates.Near) -> str:
+    """Say why a validation picture is left out."""
+    how = f"{leak.bits} of 64 bits from" if leak.bits else "the same picture as"
+    return f"{how} {leak.first.entry.path}, which is trained on (data.leakage is 'exclude')"
+
+
+def told(outcome: Outcome, where: Path) -> str:
+    """Return the counts in a sentence, and the names of what was quarantined in another."""
+    held_out = sum(sample.split == "validation" for sample in outcome.samples)
+    aside = len(outcome.listing.aside) + len(outcome.excluded)
+    counts = (
+        f"{len(outcome.samples) - held_out} pictures to train on, {held_out} to validate, "
+        f"{len(outcome.quarantined)} quarantined, {aside} files left aside, {len(outcome.near)} "
+        f"near duplicates, {len(outcome.leaked)} validated like one trained on: see {where}"
+    )
+    bad = outcome.quarantined
+    return f"{counts}\nquarantined: {named(bad)}" if bad else counts
