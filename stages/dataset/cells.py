@@ -39,11 +39,16 @@ def read_cell(place: str, stamp: tuple[int, int, int], cell: str) -> bytes:
     except (KeyError, IndexError, TypeError, pa.ArrowKeyError):
         raise FileNotFoundError(errno.ENOENT, "the table has no such cell", cell) from None
     except (pa.ArrowException, ValueError) as error:
-        raise OSError(errno.EIO, f"the table is damaged ({error})", cell) from None
+        raise OSError(errno.EIO, f"the table is damaged ({first_line(error)})", cell) from None
     data = value["bytes"] if isinstance(value, dict) else value
     if not isinstance(data, bytes):
         raise FileNotFoundError(errno.ENOENT, "the cell holds no picture", cell)
     return data
+
+
+def first_line(error: Exception) -> str:
+    """Give what Arrow says of a damaged table, without its advice."""
+    return str(error).partition("\n")[0]
 
 
 @lru_cache(maxsize=TABLES)

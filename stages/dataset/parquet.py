@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.dataset.cells import first_line
 from stages.dataset.columns import Columns
 from stages.dataset.form import Form
 from stages.dataset.rows import Held, Reading, Rows
@@ -24,7 +25,7 @@ def read_parquet(path: Path, form: Form) -> Reading:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
-        raise ValueError(f"{path} is no parquet table ({error}): get it anew") from None
+        raise ValueError(f"{path} is no parquet table ({first_line(error)}): get it anew") from None
     names = file.schema_arrow.names
     if len(set(names)) < len(names):
         raise ValueError(f"{path} names a column twice: {names}")
@@ -38,7 +39,9 @@ def _rows(file: pq.ParquetFile, path: Path, columns: Columns) -> Rows:
         try:
             cells = {name: list(_cells(file, group, name, columns, first)) for name in names}
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: row group {group} is damaged ({error})") from None
+            raise ValueError(
+                f"{path}: row group {group} is damaged ({first_line(error)})"
+            ) from None
         num_rows = file.metadata.row_group(group).num_rows
         for row in range(num_rows):
             place = f"{path}: row {first + row}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import posixpath
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PureWindowsPath
@@ -54,25 +53,17 @@ def index(place: str, stamp: tuple[int, int, int]) -> Archive:
         OSError: It may not be read.
         ValueError: Two members have the same name.
     """
-    archive, size = Archive(), stamp[0]
+    archive, members = Archive(), []
     try:
         with tarfile.open(place, "r:") as tar:
-            for member in _members(tar):
-                _add(archive, member, size, place)
-            archive.problem = _ending(tar, size)
-    except tarfile.TarError as error:
+            while (member := tar.next()) is not None and member.size >= 0:
+                members.append(member)
+            archive.problem = _ending(tar, member, stamp[0])
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         archive.problem = f"it is no tar archive, or damaged ({error})"
+    for member in members:
+        _add(archive, member, stamp[0], place)
     return archive
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    offset = -1
-    while tar.offset > offset:  # a size below zero would lead back
-        offset = tar.offset
-        member = tar.next()
-        if member is None:
-            return
-        yield member
 
 
 def _add(archive: Archive, member: tarfile.TarInfo, size: int, place: str) -> None:
@@ -105,13 +96,13 @@ def _leaves(name: str) -> bool:
     )
 
 
-def _ending(tar: tarfile.TarFile, size: int) -> str:
-    """Say whether the archive goes on where no further member was found."""
-    if tar.offset > size:
-        return "the archive is cut off"
+def _ending(tar: tarfile.TarFile, last: tarfile.TarInfo | None, size: int) -> str:
+    """Say whether the archive goes on behind its last readable member."""
+    if last is not None:  # its size is below zero
+        return "the archive is damaged behind its last readable member"
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     block = tar.fileobj.read(tarfile.BLOCKSIZE)
-    if not block:
-        return "the archive is cut off: it has no mark of its end"
+    if not block or tar.offset > size:
+        return "the archive is cut off"
     return "the archive is damaged behind its last readable member" if any(block) else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from stages.dataset.form import Entry, Form, Listing
 from stages.dataset.listing import list_dataset
@@ -79,3 +80,11 @@ def accounted(listing: Listing) -> set[str]:
     """Give the paths that a listing names."""
     roles = (path for e in listing.entries for paths in e.roles.values() for path in paths)
     return {entry.path for entry in listing.entries} | set(listing.aside) | set(roles)
+
+
+def refused(root: Path, form: Form = Form()) -> str:
+    """List a dataset that must be refused, in one line."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        list_dataset(root, form)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -135,7 +135,7 @@ def test_of_two_masks_that_of_the_same_suffix_is_meant(tmp_path: Path) -> None:
 
 def test_a_missing_folder_of_masks_is_one_error(tmp_path: Path) -> None:
     write(tmp_path, ["a.png", "sub/mask/a.png"])
-    with pytest.raises(ValueError, match="data.mask: 'mask' is no folder of pictures"):
+    with pytest.raises(ValueError, match=r"data.mask: 'mask' is no folder of pictures"):
         list_dataset(tmp_path, Form(mask="mask"))
     with pytest.raises(ValueError, match=r"data.references\[1\]: 'style' is no folder"):
         list_dataset(tmp_path, Form(references=["sub", "style"]))
@@ -214,15 +214,15 @@ def test_a_folder_may_be_called_like_an_archive(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="data.train_path: .*nowhere' is not there"):
+    with pytest.raises(FileNotFoundError, match=r"data.train_path: .*nowhere' is not there"):
         list_dataset(tmp_path / "nowhere", Form())
     write(tmp_path, ["a.txt"])
     with pytest.raises(ValueError, match="is a file: give the folder"):
         list_dataset(tmp_path / "a.txt", Form())
-    with pytest.raises(ValueError, match="base: .* holds no pictures"):
+    with pytest.raises(ValueError, match=r"base: .* holds no pictures"):
         list_dataset(tmp_path, Form(), "base")
     write(tmp_path, ["pictures.tar.gz"])
-    with pytest.raises(ValueError, match="holds only pictures.tar.gz: unpack it"):
+    with pytest.raises(ValueError, match=r"holds only pictures.tar.gz: unpack it"):
         list_dataset(tmp_path, Form())
 
 
