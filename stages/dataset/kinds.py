@@ -15,6 +15,8 @@ from stages.dataset.shards import list_shards
 from stages.dataset.tree import Folder, is_hidden
 from stages.pixels import SUFFIXES
 
+SHARD = ".tar"
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -33,12 +35,14 @@ def list_kind(folder: Folder, kind: Kind, form: Form, read_text: ReadText) -> Li
     return list_pairs(folder, form, read_text)
 
 
-def kind_of_file(path: str) -> Kind | None:
-    """Recognise a dataset that is one file, or give None."""
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix == ".tar":
-        return Kind("shards", [path])
-    return Kind("tables", [path]) if suffix in READERS else None
+def is_dataset(path: str) -> bool:
+    """Say whether a file is called like a dataset of its own."""
+    return os.path.splitext(path)[1].lower() in (SHARD, *READERS)
+
+
+def kind_of_file(path: str) -> Kind:
+    """Recognise a dataset that is one file."""
+    return Kind("shards" if path.lower().endswith(SHARD) else "tables", [path])
 
 
 def kind_of(folder: Folder) -> Kind:
@@ -56,7 +60,7 @@ def kind_of(folder: Folder) -> Kind:
         _refuse_outside(folder, tables, visible)
         return Kind("tables", tables)
     parquets = [path for path in visible if path.lower().endswith(".parquet")]
-    shards = [path for path in visible if path.lower().endswith(".tar")]
+    shards = [path for path in visible if path.lower().endswith(SHARD)]
     pictures = [path for path in visible if is_picture(path)]
     if shards and (others := parquets or pictures):
         what = "a parquet table" if parquets else "a picture outside of it"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from stages.dataset.form import DatasetPart, Entry, Form, Listing
-from stages.dataset.kinds import Kind, kind_of, kind_of_file
+from stages.dataset.kinds import Kind, is_dataset, kind_of, kind_of_file
 from stages.dataset.paths import resolve
 from stages.dataset.tree import Folder
 
@@ -18,9 +19,17 @@ class Part:
     key: str  # the parameter that names it
     path: str  # from the root, without "/" at the end; "" for the root itself
     folder: Folder  # all files that it may name
-    kind: Kind
     is_file: bool
     said: DatasetPart
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Recognise its form.
+
+        Raises:
+            ValueError: It contradicts itself.
+        """
+        return kind_of_file(self.path) if self.is_file else kind_of(self.folder)
 
     @property
     def base(self) -> str:
@@ -60,17 +69,16 @@ def _find(folder: Folder, said: DatasetPart, key: str) -> Part:
         if path == link or path.startswith(f"{link}/"):
             raise ValueError(f"{key}: {said.path!r} cannot be read: {link} is {why}")
     if path in folder.files:
-        kind = kind_of_file(path)
-        if kind is None:
+        if not is_dataset(path):
             raise ValueError(
                 f"{key}: {said.path!r} is a file, but no .tar shard and no .json, .jsonl, .csv or "
                 f".parquet table: give one of these, or a folder"
             )
-        return Part(key, path, folder, kind, True, said)
+        return Part(key, path, folder, True, said)
     below = folder.below(path) if path else folder
     if not below.files:
         raise FileNotFoundError(f"{key}: there is no {said.path!r} with files in {folder}")
-    return Part(key, path, below, kind_of(below), False, said)
+    return Part(key, path, below, False, said)
 
 
 def join(folder: Folder, listed: Sequence[tuple[Part, Listing]]) -> Listing:
