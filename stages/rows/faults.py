@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pyarrow as pa
 
 FULL = re.compile(r"os error (27|28|122)\b|Errno (27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT
+CLEANED = "Not found:"  # in what Lance says of a file of a version that a clean-up removed
+LANCE = "LanceError("  # in what Lance says of files, told apart from what it says of arguments
 SHOWN = 160  # characters of the library's own message
+WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds before what a clean-up disturbed is tried again
+
+T = TypeVar("T")
 
 
 class DamagedError(ValueError):
     """A table whose files cannot be read, or hold other values than were written."""
+
+
+def undisturbed(action: Callable[[], T]) -> T:
+    """Do `action`, again when a clean-up removed the version of the table that it began with.
+
+    `action` opens the newest version itself, and doing it twice is the same as doing it once.
+    """
+    for seconds in WAITS:
+        try:
+            return action()
+        except (OSError, ValueError) as error:
+            if CLEANED not in str(error):
+                raise
+            time.sleep(seconds)
+    return action()
 
 
 @contextmanager
@@ -28,6 +50,10 @@ def reading(uri: str) -> Iterator[None]:
     except DamagedError:
         raise
     except (OSError, pa.ArrowException) as error:
+        raise damaged(uri, _reason(error)) from error
+    except ValueError as error:
+        if LANCE not in str(error):
+            raise
         raise damaged(uri, _reason(error)) from error
 
 

@@ -79,13 +79,18 @@ def schema_of(columns: Columns) -> pa.Schema:
     return pa.schema(fields)
 
 
+def is_current(schema: pa.Schema) -> bool:
+    """Say whether the table was written by this version of the code."""
+    return set(OWN) <= set(schema.names)
+
+
 def columns_in(where: str, schema: pa.Schema) -> dict[str, Column]:
     """Return the columns that `schema_of` wrote down.
 
     Raises:
         ValueError: the table was written by an older version of this code.
     """
-    if not set(OWN) <= set(schema.names):
+    if not is_current(schema):
         raise ValueError(
             f"{where} has the columns {schema.names!r} of an older diffbase: remove it with"
             " `python -m stages.store gc`; its rows are encoded again where they are needed"

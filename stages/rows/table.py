@@ -11,7 +11,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from stages.rows.faults import damaged, reading, writing
+from stages.rows.faults import damaged, reading, undisturbed, writing
 from stages.rows.flat import Addresses, DataFile, FlatRows, NotFlatError
 from stages.rows.layout import (
     FILE_VERSION,
@@ -166,11 +166,9 @@ class RowTable:
         """
         rows = to_rows(self.uri, self.columns, keys, values, parts)
         with writing(self.uri):
-            dataset = self.newest() or self._create()
-            merge = dataset.merge_insert("key").when_not_matched_insert_all()
-            done = merge.conflict_retries(COMMIT_RETRIES).retry_timeout(PATIENCE).execute(rows)
-            self._compact(dataset)
-        return int(done["num_inserted_rows"])
+            num_added = undisturbed(lambda: self._merge(rows))
+            undisturbed(self._compact)
+        return num_added
 
     def take(self, keys: Sequence[str]) -> dict[str, Array]:
         """Return the rows of `keys`, in that order, as float32 (len(keys), *shape) a column.
@@ -212,9 +210,9 @@ class RowTable:
         self._refuse_fork()
         try:
             with reading(self.uri):
-                dataset = lance.dataset(self.uri)
+                dataset = undisturbed(lambda: lance.dataset(self.uri))
         except ValueError as error:
-            if "not found" in str(error):
+            if "was not found" in str(error):
                 return None
             raise
         found = columns_in(self.uri, dataset.schema)
@@ -287,9 +285,14 @@ class RowTable:
         snapshot = self._snapshot
         if snapshot is None or snapshot.dataset.version != dataset.version:
             with reading(self.uri):
-                snapshot = Snapshot.of(dataset)
+                snapshot = undisturbed(lambda: Snapshot.of(self._existing()))
             self._snapshot = snapshot
         return snapshot
+
+    def _existing(self) -> lance.LanceDataset:
+        dataset = self.newest()
+        assert dataset is not None
+        return dataset
 
     def _create(self) -> lance.LanceDataset:
         """Create the empty table, or open the one that another process has just created."""
@@ -299,12 +302,18 @@ class RowTable:
         except OSError as error:
             if "already exists" not in str(error):
                 raise
-        dataset = self.newest()
-        assert dataset is not None
-        return dataset
+        return self._existing()
 
-    def _compact(self, dataset: lance.LanceDataset) -> None:
+    def _merge(self, rows: pa.Table) -> int:
+        """Insert the rows whose keys are new; return their number."""
+        dataset = self.newest() or self._create()
+        merge = dataset.merge_insert("key").when_not_matched_insert_all()
+        done = merge.conflict_retries(COMMIT_RETRIES).retry_timeout(PATIENCE).execute(rows)
+        return int(done["num_inserted_rows"])
+
+    def _compact(self) -> None:
         """Merge many small files into larger ones; readers keep the version they opened."""
+        dataset = self._existing()
         full = max(1, FRAGMENT_BYTES // self.row_bytes)
         small = sum(fragment.physical_rows < full for fragment in dataset.get_fragments())
         if small <= MAX_SMALL_FRAGMENTS:

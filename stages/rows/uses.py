@@ -78,7 +78,7 @@ def record(
     """
     keys = keys_by_table(manifest)
     tag = tag_of(keys)
-    system, folder = _place(root)
+    system, folder = _folder(root)
     file = f"{folder}/{tag}.parquet"
     if encoded is None and system.get_file_info(file).is_file:
         known = _metadata(system, file)
@@ -98,7 +98,7 @@ def record(
 
 def read_uses(root: str) -> list[Use]:
     """Return the recorded uses, the latest first."""
-    system, folder = _place(root)
+    system, folder = _folder(root)
     found = system.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     files = [info.path for info in found if info.base_name.startswith("manifest-")]
     return sorted((_read(system, file) for file in files), key=lambda use: use.used, reverse=True)
@@ -106,18 +106,24 @@ def read_uses(root: str) -> list[Use]:
 
 def forget(root: str, tags: Sequence[str]) -> None:
     """Remove the records of these manifests."""
-    system, folder = _place(root)
+    system, folder = _folder(root)
     for tag in tags:
         file = f"{folder}/{tag}.parquet"
         if system.get_file_info(file).is_file:  # another clean-up may have been first
             system.delete_file(file)
 
 
-def _place(root: str) -> tuple[fs.FileSystem, str]:
+def filesystem(root: str) -> tuple[fs.FileSystem, str]:
+    """Return where the store at `root` lies, and its folder there."""
     if "://" in root:
         system, folder = fs.FileSystem.from_uri(root)
-        return system, f"{folder}/{FOLDER}"
-    return fs.LocalFileSystem(), f"{root}/{FOLDER}"
+        return system, folder
+    return fs.LocalFileSystem(), root
+
+
+def _folder(root: str) -> tuple[fs.FileSystem, str]:
+    system, folder = filesystem(root)
+    return system, f"{folder}/{FOLDER}"
 
 
 def _write(system: fs.FileSystem, folder: str, file: str, rows: pa.Table) -> None:
