@@ -22,14 +22,21 @@ SHARD = ".tar"
 class Kind:
     """The form of a dataset, and the files that describe it."""
 
-    name: str  # "tables" | "shards" | "pairs"
+    name: str  # "metadata" (tables that list a whole folder) | "tables" | "shards" | "pairs"
     paths: Sequence[str] = ()  # the tables or the shards
 
 
 def list_kind(folder: Folder, kind: Kind, form: Form, read_text: ReadText) -> Listing:
-    """List a dataset of this kind."""
-    if kind.name == "tables":
-        return list_tables(folder, kind.paths, form)
+    """List a dataset of this kind.
+
+    Raises:
+        ValueError: It contradicts itself or `form`.
+    """
+    if kind.name in ("metadata", "tables"):
+        listing = list_tables(folder, kind.paths, form)
+        if kind.name == "metadata":
+            _refuse_outside(folder, kind.paths, listing.aside)
+        return listing
     if kind.name == "shards":
         return list_shards(folder, kind.paths, form)
     return list_pairs(folder, form, read_text)
@@ -57,8 +64,7 @@ def kind_of(folder: Folder) -> Kind:
     tables = [path for path in visible if os.path.basename(path).lower() in NAMES]
     if tables:
         _refuse_two_tables(folder, tables)
-        _refuse_outside(folder, tables, visible)
-        return Kind("tables", tables)
+        return Kind("metadata", tables)
     parquets = [path for path in visible if path.lower().endswith(".parquet")]
     shards = [path for path in visible if path.lower().endswith(SHARD)]
     pictures = [path for path in visible if is_picture(path)]
@@ -89,12 +95,13 @@ def _refuse_two_tables(folder: Folder, tables: Iterable[str]) -> None:
             )
 
 
-def _refuse_outside(folder: Folder, tables: Sequence[str], visible: Sequence[str]) -> None:
+def _refuse_outside(folder: Folder, tables: Sequence[str], unlisted: Iterable[str]) -> None:
     """Refuse pictures that no table can be meant for, since all lie in other folders."""
     covered = tuple(path[: path.rfind("/") + 1] for path in tables)
-    for path in visible:
-        if is_picture(path) and not path.startswith(covered):
+    for path in unlisted:
+        beyond = is_picture(path) and not path.startswith(covered)
+        if beyond and not is_hidden(path, folder.base):
             raise ValueError(
-                f"{folder}: {tables[0]} lists pictures of its folder only, but there is {path}: "
+                f"{folder}: {tables[0]} lists pictures of its own folder, but there is {path}: "
                 f"list each dataset in data.datasets, or write one table for all"
             )

@@ -60,6 +60,7 @@ def list_shards(folder: Folder, shards: Sequence[str], form: Form) -> Listing:
 class _Shard:
     def __init__(self, folder: Folder, path: str, form: Form) -> None:
         self.path, self.form = path, form
+        self.ignored = {name.lower() for name in form.ignore_columns}
         self.place = os.path.join(folder.root, path)
         self.stamp = stamp(folder.root, path)
         self.archive: Archive = index(self.place, self.stamp)
@@ -106,7 +107,7 @@ class _Shard:
         elif extension == JSON:
             self._once(sample.row, name)
             sample.row = name
-        elif suffix not in SUFFIXES or middle[1:] in self.form.ignore_columns:
+        elif suffix not in SUFFIXES or middle[1:] in self.ignored:
             sample.others.append(name)
         else:
             role = self._role(name, middle[1:])

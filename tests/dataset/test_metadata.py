@@ -92,7 +92,13 @@ def test_a_table_in_a_sub_folder_does_not_hide_the_pictures_beside_it(tmp_path: 
     write(tmp_path, ["a.png", "sub/b.png"])
     rows_in(tmp_path, [{"image": "b.png"}], "sub/metadata.json")
     message = refused(tmp_path)
-    assert "sub/metadata.json lists pictures of its folder only, but there is a.png" in message
+    assert "sub/metadata.json lists pictures of its own folder, but there is a.png" in message
+
+
+def test_a_table_in_a_sub_folder_may_use_masks_from_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, ["sub/a.png", "masks/a.png"])
+    rows_in(tmp_path, [{"image": "a.png", "mask": "../masks/a.png"}], "sub/metadata.json")
+    assert listed(tmp_path, Form(mask="mask"))["sub/a.png"].roles == {"mask": ("masks/a.png",)}
 
 
 def test_roles_are_columns_of_paths(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_members_of_no_picture_are_set_aside_with_a_reason(tmp_path: Path) -> No
     names = ["a.jpg", "b.txt", "c.json", "d.mask.png", "e.npy", ".f.jpg", "README", "a.depth.png"]
     tar(tmp_path / "0.tar", dict.fromkeys(names, "{}"))
     (tmp_path / "README.md").write_text("")
-    listing = list_dataset(tmp_path, Form(mask="mask", ignore_columns=["depth"]))
+    listing = list_dataset(tmp_path, Form(mask="mask", ignore_columns=["Depth"]))
     assert len(listing.entries) == 1
     assert listing.aside == {
         "0.tar/.f.jpg": "hidden file",
