@@ -149,7 +149,8 @@ def decide(listing: Listing, looks: Mapping[str, Look], found: Usable, params: P
 
 def leak_reason(leak: duplicates.Near) -> str:
     """Say why a validation picture is left out."""
-    how = f"{leak.bits} of 64 bits from" if leak.bits else "the same picture as"
+    is_equal = leak.first.look.content == leak.second.look.content
+    how = "the same picture as" if is_equal else f"{leak.bits} of 64 bits from"
     return f"{how} {leak.first.entry.path}, which is trained on (data.leakage is 'exclude')"
 
 
