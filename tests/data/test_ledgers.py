@@ -15,6 +15,7 @@ from stages.check_captions import stage as check_captions
 from stages.ingest import stage as ingest
 from stages.params.captions import Captions
 from tests.data.bucketing import DIGITS
+from tests.data.ingesting import artifacts, ingest_params
 
 Rows = Callable[[Path, str], list[dict[str, Any]]]
 GOES_ON = ("kept", "validation")
@@ -40,7 +41,8 @@ def test_every_file_ends_in_a_bucket_or_in_one_ledger_with_a_reason(
     images, captions = out / "images.parquet", out / "captions.parquet"
     ledgers = [out / "1.parquet", out / "2.parquet", out / "3.parquet"]
     ingest.run(
-        ingest.Params(str(paired_images), ".txt", 0.2, 0.5), ingest.Artifacts(images, ledgers[0])
+        ingest_params(paired_images, validation_fraction=0.2),
+        replace(artifacts(out), images=images, ledger=ledgers[0]),
     )
     check_captions.run(
         check_captions.Params("flux2", "mine", 0.5, Captions(), 0),

@@ -17,14 +17,15 @@ LIGHT = [
     "stages.bucket.stage",
     "stages.pixels",
 ]
-HEAVY = {"torch", "transformers", "lance", "mlflow", "prefect", "dvc"}
+HEAVY = {"torch", "transformers", "lance", "mlflow", "prefect", "dvc", "scipy", "pandas"}
 
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_a_light_stage_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-    assert not HEAVY & set(json.loads(result.stdout))
+    allowed = {"scipy", "pandas"} if module == "stages.make_digits" else set()  # by scikit-learn
+    assert not HEAVY & set(json.loads(result.stdout)) - allowed
 
 
 @pytest.mark.parametrize("name", ["ingest", "check_captions", "bucket"])
