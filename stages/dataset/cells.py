@@ -38,7 +38,9 @@ def read_cell(place: str, stamp: tuple[int, int, int], cell: str) -> bytes:
         value = value if element is None else value[element]
     except (KeyError, IndexError, TypeError, pa.ArrowKeyError):
         raise FileNotFoundError(errno.ENOENT, "the table has no such cell", cell) from None
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the file may not be read
+            raise
         raise OSError(errno.EIO, f"the table is damaged ({first_line(error)})", cell) from None
     data = value["bytes"] if isinstance(value, dict) else value
     if not isinstance(data, bytes):

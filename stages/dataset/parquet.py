@@ -15,18 +15,23 @@ from stages.dataset.columns import Columns
 from stages.dataset.form import Form
 from stages.dataset.rows import Held, Reading, Rows
 
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)  # what Arrow raises on a damaged table
+
 
 def read_parquet(path: Path, form: Form) -> Reading:
     """Open a table whose pictures are paths, bytes, or {bytes, path} as `datasets` writes them.
 
     Raises:
+        OSError: It may not be read.
         ValueError: It is no parquet table.
     """
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
+        names = file.schema_arrow.names
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:  # it may not be read
+            raise
         raise ValueError(f"{path} is no parquet table ({first_line(error)}): get it anew") from None
-    names = file.schema_arrow.names
     if len(set(names)) < len(names):
         raise ValueError(f"{path} names a column twice: {names}")
     return Reading(dict.fromkeys(names, str(path)), partial(_rows, file, path))
@@ -38,7 +43,7 @@ def _rows(file: pq.ParquetFile, path: Path, columns: Columns) -> Rows:
     for group in range(file.num_row_groups):
         try:
             cells = {name: list(_cells(file, group, name, columns, first)) for name in names}
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except DAMAGE as error:
             raise ValueError(
                 f"{path}: row group {group} is damaged ({first_line(error)})"
             ) from None

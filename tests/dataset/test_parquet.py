@@ -178,3 +178,13 @@ def test_groups_are_forgotten_when_they_take_too_much_memory(tmp_path: Path) -> 
         groups.read((str(tmp_path / "t.parquet"), (0, 0, 0), number, "image"))
     assert 1 <= len(groups.kept) <= 2
     assert [group[2] for group in groups.kept] == [8, 9]
+
+
+def test_damaged_pictures_in_a_table_are_os_errors_that_say_so(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", {"image": [bytes(range(256)) * 20]})
+    data = bytearray(path.read_bytes())
+    data[20:60] = b"\xff" * 40  # in the compressed page
+    path.write_bytes(data)
+    with pytest.raises(OSError, match=r"the table is damaged") as caught:
+        read_bytes(tmp_path, "t.parquet/0")
+    assert caught.value.strerror
