@@ -12,6 +12,7 @@ import pyarrow as pa
 
 FULL = re.compile(r"os error (27|28|122)\b|Errno (27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT
 CLEANED = "Not found:"  # in what Lance says of a file of a version that a clean-up removed
+ABSENT = "/_versions,"  # what it misses where no table was ever written
 LANCE = "LanceError("  # in what Lance says of files, told apart from what it says of arguments
 SHOWN = 160  # characters of the library's own message
 WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds before what a clean-up disturbed is tried again
@@ -32,7 +33,7 @@ def undisturbed(action: Callable[[], T]) -> T:
         try:
             return action()
         except (OSError, ValueError) as error:
-            if CLEANED not in str(error):
+            if CLEANED not in str(error) or ABSENT in str(error):
                 raise
             time.sleep(seconds)
     return action()

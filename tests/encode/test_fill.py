@@ -29,7 +29,7 @@ def test_a_killed_parent_leaves_no_orphan(workspace):
     parent.wait()
     psutil.wait_procs(children, timeout=60)
     assert not children[0].is_running()
-    assert not Path("store").exists()
+    assert not Path("store/rows").exists()
 
 
 def test_a_misspelt_option_is_refused(workspace):
