@@ -135,8 +135,8 @@ def _same(first: str, left: Collection[str], second: str, right: Collection[str]
     if differing := sorted({*left} ^ {*right}):
         raise ValueError(
             _contradiction(
-                f"{first}: {len(left)} pictures, but {second}: {len(right)}, {differing[0]!r} being "
-                "in one of them only"
+                f"{first}: {len(left)} pictures, but {second}: {len(right)}, and "
+                f"{differing[0]!r} is in one of them only"
             )
         )
 
@@ -162,7 +162,7 @@ def _step(stage: str, rows: Sequence[Row], paths: Collection[str]) -> Step:
     for row in rows:
         if row["fate"] not in GOES_ON:
             says = NUMBER.split(_without_paths(row["reason"], paths))[::2]
-            alike[row["fate"], *says].append((row["path"], row["reason"]))
+            alike[(row["fate"], *says)].append((row["path"], row["reason"]))
     reasons = [
         Reason(fate, in_common([_without_paths(why, paths) for _, why in files]), sorted(files))
         for (fate, *_), files in alike.items()

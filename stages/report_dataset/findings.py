@@ -38,8 +38,11 @@ def count(number: int, one: str, many: str) -> str:
 def _files(inputs: Inputs, accounts: Accounts) -> Iterator[Finding]:
     if quarantined := accounts.files["quarantined"]:
         what = count(quarantined, "file could not be used", "files could not be used")
-        yield Finding(True, f"{what} and is quarantined" if quarantined == 1 else
-                      f"{what} and are quarantined", "ledger")
+        yield Finding(
+            True,
+            f"{what} and is quarantined" if quarantined == 1 else f"{what} and are quarantined",
+            "ledger",
+        )
     if excluded := accounts.files["excluded"]:
         yield Finding(
             False, count(excluded, "file is left aside", "files are left aside"), "ledger"

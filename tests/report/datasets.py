@@ -50,7 +50,8 @@ def scene(seed: int, width: int, height: int) -> Image.Image:
         top = height * (0.5 + 0.14 * depth)
         across = np.linspace(0, width, 60)
         waves = sum(
-            rng.uniform(0.02, 0.08) * np.sin(across / width * rng.uniform(3, 16) + rng.uniform(0, 6))
+            rng.uniform(0.02, 0.08)
+            * np.sin(across / width * rng.uniform(3, 16) + rng.uniform(0, 6))
             for _ in range(3)
         )
         edge = list(zip(across, top + waves * height, strict=True))
