@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
@@ -25,6 +25,21 @@ def from_json(cls: type[T], values: Mapping[str, Any], ignored: frozenset[str] =
             f"known are {sorted(known)!r}: remove them or use a version that knows them"
         )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def check_required(
+    values: Mapping[str, Any], required: Sequence[str], network: str, advice: str
+) -> None:
+    """Ask for keys whose default is that of another model.
+
+    Raises:
+        ValueError: A key is missing.
+    """
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(
+            f"config.json of {values.get('_class_name', network)}: {missing!r} are not there, so "
+            f"it is not {network}; {advice}"
+        )
 
 
 def check_fixed(

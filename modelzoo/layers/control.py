@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Residuals = Sequence[Tensor]  # of a ControlNet's blocks, first to last
 
@@ -24,8 +24,26 @@ def spread(
     if not residuals:
         return [None] * num_blocks
     check_residuals(residuals, num_blocks, num_tokens, name)
-    interval = -(-num_blocks // len(residuals))
+    interval = interval_of(num_blocks, len(residuals))
     return [residuals[index // interval] for index in range(num_blocks)]
+
+
+def interval_of(num_blocks: int, num_residuals: int) -> int:
+    """Count the neighbouring blocks that one residual serves."""
+    return -(-num_blocks // num_residuals)
+
+
+def is_used_up(num_residuals: int, num_blocks: int) -> bool:
+    """Tell whether every residual serves a block: of 4 residuals for 5 blocks the last does not."""
+    if not num_residuals:
+        return True
+    return (num_blocks - 1) // interval_of(num_blocks, num_residuals) == num_residuals - 1
+
+
+def most_used_up(num_blocks: int, at_most: int) -> int:
+    """Give the largest number of residuals up to `at_most` that all serve a block."""
+    numbers = range(min(num_blocks, at_most), -1, -1)
+    return next(number for number in numbers if is_used_up(number, num_blocks))
 
 
 def check_residuals(residuals: Residuals, num_blocks: int, num_tokens: int, name: str) -> None:
@@ -61,3 +79,11 @@ def connected(read: Tensor, unread: Tensor) -> Tensor:
     devices waits for the gradient of every weight.
     """
     return read + unread[:, :0].sum()
+
+
+def project(
+    projections: Iterable[nn.Module], streams: Sequence[Tensor], scale: float
+) -> tuple[Tensor, ...]:
+    """Make the residuals of what a ControlNet's blocks gave, each by a projection of its own."""
+    pairs = zip(projections, streams, strict=True)
+    return tuple(projection(stream) * scale for projection, stream in pairs)

@@ -47,12 +47,17 @@ class SD3Config:
                 f"SD3.5 transformer: width {self.dim!r} must divide by 4, for the sines and "
                 "cosines of two axes: change num_attention_heads or attention_head_dim"
             )
-        last = self.num_layers - 1
+        last = self.num_joint_layers
         if wrong := [i for i in self.dual_attention_layers if not 0 <= i < last]:
             raise ValueError(
                 f"SD3.5 transformer: dual_attention_layers names {wrong!r}, but only layers before "
                 f"the last one, {last}, can have a second attention: name only such"
             )
+
+    @property
+    def num_joint_layers(self) -> int:
+        """Blocks that write the text as well, which are all but the last."""
+        return self.num_layers - 1
 
     @property
     def dim(self) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from modelzoo.checkpoints.config import check_fixed, from_json, to_json
+from modelzoo.checkpoints.config import check_fixed, check_required, from_json, to_json
 
 CLASS = "UNet2DConditionModel"
+UP_BLOCK_TYPES = {"DownBlock2D": "UpBlock2D", "CrossAttnDownBlock2D": "CrossAttnUpBlock2D"}
 # Read by diffusers' class, which serves many models; SDXL has one value of each.
 FIXED: dict[str, Any] = {
     "act_fn": "silu",
@@ -135,7 +136,7 @@ class UNetConfig:
             )
 
     def _check_block_types(self) -> None:
-        known = {"DownBlock2D": "UpBlock2D", "CrossAttnDownBlock2D": "CrossAttnUpBlock2D"}
+        known = UP_BLOCK_TYPES
         mirrored = tuple(known.get(name, "") for name in reversed(self.down_block_types))
         if self.up_block_types != mirrored:
             raise ValueError(
@@ -191,12 +192,9 @@ class UNetConfig:
         Raises:
             ValueError: It is that of another UNet than SDXL's.
         """
-        if missing := [name for name in REQUIRED if name not in values]:
-            raise ValueError(
-                f"config.json of {CLASS}: {missing!r} are not there, so it is not an SDXL UNet; "
-                "give the unet folder of an SDXL model"
-            )
-        check_fixed(values, FIXED, "SDXL", "give the unet folder of an SDXL model")
+        advice = "give the unet folder of an SDXL model"
+        check_required(values, REQUIRED, "an SDXL UNet", advice)
+        check_fixed(values, FIXED, "SDXL", advice)
         return from_json(cls, values, frozenset(FIXED))
 
     def to_dict(self) -> dict[str, Any]:

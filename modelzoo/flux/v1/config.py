@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from modelzoo.checkpoints.config import from_json, to_json
 
@@ -21,6 +21,8 @@ class Flux1Config:
     Raises:
         ValueError: The sizes contradict each other.
     """
+
+    MIN_SINGLE_LAYERS: ClassVar[int] = 1  # the prediction is read from the last one
 
     patch_size: int = 1
     in_channels: int = 64
@@ -40,10 +42,10 @@ class Flux1Config:
                 f"FLUX.1 transformer: patch_size {self.patch_size!r} is not supported; "
                 "set 1, patches are made before the transformer"
             )
-        if self.num_single_layers < 1:
+        if self.num_single_layers < self.MIN_SINGLE_LAYERS:
             raise ValueError(
                 f"FLUX.1 transformer: num_single_layers {self.num_single_layers!r} must be at "
-                "least 1, the prediction is read from the last one"
+                f"least {self.MIN_SINGLE_LAYERS}, the prediction is read from the last one"
             )
         if len(self.axes_dims_rope) != 3 or any(dim % 2 for dim in self.axes_dims_rope):
             raise ValueError(
