@@ -14,7 +14,7 @@ from pathlib import Path
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=128, help="JPEGs of one megapixel")
+    parser.add_argument("--pictures", type=int, default=64, help="JPEGs of one megapixel")
     parser.add_argument("--rows", type=int, default=10_000, help="in the store before ten more")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, alternating")
     parser.add_argument("--threads", type=int, default=2, help="hardware.threads")
