@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Set
@@ -40,7 +39,7 @@ def read_captions(
     if problem := folder.files[path]:
         return (), f"its caption file {path}: {problem}"
     try:
-        return captions_of(read_text(Path(os.path.join(folder.root, path))), per_line), ""
+        return captions_of(read_text(Path(f"{folder.root}/{path}")), per_line), ""
     except UnicodeDecodeError:
         return (), f"its caption file {path} is not UTF-8"
     except OSError as error:

@@ -12,7 +12,7 @@ from stages.dataset.form import Form, Listing
 from stages.dataset.metadata import NAMES, READERS, list_tables
 from stages.dataset.pairs import list_pairs
 from stages.dataset.shards import list_shards
-from stages.dataset.tree import Folder, is_hidden
+from stages.dataset.tree import Folder
 from stages.pixels import SUFFIXES
 
 SHARD = ".tar"
@@ -60,15 +60,16 @@ def kind_of(folder: Folder) -> Kind:
     Raises:
         ValueError: It holds two forms at once, or two tables that may both mean a picture.
     """
-    visible = [path for path in folder.files if not is_hidden(path, folder.base)]
-    tables = [path for path in visible if os.path.basename(path).lower() in NAMES]
+    known: dict[str, list[str]] = {suffix: [] for suffix in (SHARD, *READERS)}
+    for path, suffix in folder.visible.items():
+        if suffix in known:
+            known[suffix].append(path)
+    tables = [path for paths in known.values() for path in paths if is_metadata(path)]
     if tables:
         _refuse_two_tables(folder, tables)
-        return Kind("metadata", tables)
-    parquets = [path for path in visible if path.lower().endswith(".parquet")]
-    shards = [path for path in visible if path.lower().endswith(SHARD)]
-    pictures = [path for path in visible if is_picture(path)]
-    if shards and (others := parquets or pictures):
+        return Kind("metadata", sorted(tables))
+    parquets, shards = known[".parquet"], known[SHARD]
+    if shards and (others := parquets or [p for p in folder.visible if is_picture(p)]):
         what = "a parquet table" if parquets else "a picture outside of it"
         raise ValueError(
             f"{folder} holds a tar archive ({shards[0]}) and {what} ({others[0]}): remove what is "
@@ -84,6 +85,11 @@ def is_picture(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
+def is_metadata(path: str) -> bool:
+    """Say whether a file is called like metadata of its folder."""
+    return os.path.basename(path).lower() in NAMES
+
+
 def _refuse_two_tables(folder: Folder, tables: Iterable[str]) -> None:
     beside = defaultdict(list)
     for path in tables:
@@ -91,7 +97,8 @@ def _refuse_two_tables(folder: Folder, tables: Iterable[str]) -> None:
     for place, names in beside.items():
         if len(names) > 1:
             raise ValueError(
-                f"{folder.root / place} holds {' and '.join(names)}, which may differ: keep one"
+                f"{folder.root / place} holds {' and '.join(sorted(names))}, which may differ: "
+                f"keep one"
             )
 
 
@@ -99,8 +106,7 @@ def _refuse_outside(folder: Folder, tables: Sequence[str], unlisted: Iterable[st
     """Refuse pictures that no table can be meant for, since all lie in other folders."""
     covered = tuple(path[: path.rfind("/") + 1] for path in tables)
     for path in unlisted:
-        beyond = is_picture(path) and not path.startswith(covered)
-        if beyond and not is_hidden(path, folder.base):
+        if path in folder.visible and is_picture(path) and not path.startswith(covered):
             raise ValueError(
                 f"{folder}: {tables[0]} lists pictures of its own folder, but there is {path}: "
                 f"list each dataset in data.datasets, or write one table for all"

@@ -13,7 +13,7 @@ from stages.dataset.captions import (
     refuse_picture_extension,
 )
 from stages.dataset.form import Entry, Form, Listing
-from stages.dataset.tree import Folder, is_hidden
+from stages.dataset.tree import Folder
 from stages.pixels import SUFFIXES
 
 
@@ -22,7 +22,7 @@ class Sorted:
     """The files of a folder by what their names say they are."""
 
     aside: dict[str, str]
-    pictures: list[str] = field(default_factory=list)  # targets
+    pictures: dict[str, str] = field(default_factory=dict)  # targets: path -> without suffix
     captions: dict[str, str] = field(default_factory=dict)  # path without extension -> path
     others: list[str] = field(default_factory=list)
 
@@ -45,12 +45,11 @@ def list_pairs(folder: Folder, form: Form, read_text: ReadText) -> Listing:
     refuse_picture_extension(form)
     roles = _role_folders(folder, form)
     found = _sorted(folder, roles, form.caption_extension.lower())
-    stems = {os.path.splitext(path)[0] for path in found.pictures}
+    stems = set(found.pictures.values())
     others = map(os.path.splitext, found.others)
     refuse_other_extension(str(folder), stems, found.captions.keys(), others, form)
     entries = []
-    for path in found.pictures:
-        stem = os.path.splitext(path)[0]
+    for path, stem in found.pictures.items():
         beside = found.captions.get(stem)
         captions: tuple[str, ...] = ()
         caption_problem = ""
@@ -89,8 +88,8 @@ def _role_folders(folder: Folder, form: Form) -> list[RoleFolder]:
 def _sorted(folder: Folder, roles: Sequence[RoleFolder], extension: str) -> Sorted:
     found = Sorted(dict(folder.aside))
     for path, why in folder.files.items():
-        suffix = os.path.splitext(path)[1].lower()
-        if is_hidden(path, folder.base):
+        suffix = folder.visible.get(path)
+        if suffix is None:
             found.aside[path] = "hidden file"
         elif role := next((role for role in roles if path.startswith(role.path)), None):
             if suffix in SUFFIXES:
@@ -99,7 +98,7 @@ def _sorted(folder: Folder, roles: Sequence[RoleFolder], extension: str) -> Sort
             else:
                 found.aside[path] = why or f"no picture, in a folder of {role.role}s"
         elif suffix in SUFFIXES:
-            found.pictures.append(path)
+            found.pictures[path] = path[: -len(suffix)]
         elif path.lower().endswith(extension):
             stem = path[: -len(extension)]
             if (other := found.captions.get(stem)) is not None:  # a.TXT sorts before a.txt

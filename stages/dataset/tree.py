@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from stages.dataset.paths import is_text
@@ -24,6 +25,15 @@ class Folder:
     def __str__(self) -> str:
         """Name the folder in messages."""
         return str(self.root / self.base)
+
+    @cached_property
+    def visible(self) -> Mapping[str, str]:
+        """Give the files that are not hidden, each with its suffix in small letters."""
+        return {
+            path: os.path.splitext(path)[1].lower()
+            for path in self.files
+            if not is_hidden(path, self.base)
+        }
 
     def below(self, path: str) -> Folder:
         """Give the part of the folder in its sub-folder `path`, from the root."""
