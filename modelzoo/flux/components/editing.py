@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from modelzoo.denoiser import Denoiser
 from modelzoo.flux.components.conditions import fill_condition
 from modelzoo.flux.components.positions import reference_positions
 
+D = TypeVar("D", bound=Denoiser)
 Tokens = Callable[[Tensor], Tensor]  # latents (B, C, h, w) to tokens (B, N, D)
 
 
@@ -101,6 +104,32 @@ def widened(embedder: nn.Module, columns: int) -> nn.Linear:
         if bias is not None:
             wide.bias.copy_(bias)
     return wide
+
+
+def with_further_channels(denoiser: D, columns: int) -> D:
+    """Give a denoiser whose image tokens have `columns` more channels, which at first say nothing.
+
+    All weights but those of `x_embedder` are shared with the one that is given, which stays as it
+    is.
+
+    Raises:
+        ValueError: The denoiser has further channels already.
+    """
+    config, base, kind = denoiser.config, denoiser.network, type(denoiser)
+    if config.fill_channels:
+        raise ValueError(
+            f"FLUX: the model already takes {config.fill_channels} channels beside the noisy ones: "
+            "use it as it is, or give its base"
+        )
+    channels = config.in_channels
+    with torch.device("meta"):
+        network = kind.NETWORK(
+            replace(config, in_channels=channels + columns, out_channels=channels)
+        )
+    for name, child in base.named_children():
+        setattr(network, name, child)
+    network.x_embedder = widened(base.get_submodule("x_embedder"), columns)
+    return kind(network)
 
 
 def _latents(pixels: Tensor, vae: PictureEncoder, device: torch.device) -> Tensor:

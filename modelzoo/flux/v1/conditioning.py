@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modelzoo.flux.components import editing
 from modelzoo.flux.v1.latents import PATCH, REFERENCE_STEP, pack
+from modelzoo.flux.v1.model import Flux1
 
 
 def prepare_kontext_conditioning(
@@ -59,3 +60,19 @@ def prepare_fill_conditioning(
         ValueError: The mask has another size or other values.
     """
     return editing.fill_conditioning(reference_image, mask, vae, device, dtype, pack)
+
+
+def widen_for_control(denoiser: Flux1) -> Flux1:
+    """Make a denoiser that sees a picture to follow beside the noise, as FLUX.1 Canny and Depth do.
+
+    Its latents go where those of Fill go: `Flux1Conditioning.fill`, or `img_cond` as packed tokens.
+    The new columns of `x_embedder` are zero, so that it predicts exactly what the base predicts,
+    whatever the picture; trained with a LoRA on the rest they are a Control-LoRA.
+
+    Args:
+        denoiser: Without further channels. It is not changed; all other weights are shared with it.
+
+    Raises:
+        ValueError: The denoiser has further channels already.
+    """
+    return editing.with_further_channels(denoiser, denoiser.config.in_channels)

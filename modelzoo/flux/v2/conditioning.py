@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from modelzoo.flux.components import editing
 from modelzoo.flux.v2.model import Flux2, cells
 from modelzoo.flux.v2.positions import REFERENCE_STEP
-from modelzoo.flux.v2.transformer import Flux2Transformer2DModel
 
 
 def prepare_kontext_conditioning(
@@ -79,20 +77,21 @@ def widen_for_fill(denoiser: Flux2, spatial_factor: int) -> Flux2:
     Raises:
         ValueError: The denoiser has such channels already.
     """
-    config = denoiser.config
-    if config.fill_channels:
-        raise ValueError(
-            f"FLUX.2: the model already takes {config.fill_channels} channels for Fill: use it "
-            "as it is"
-        )
-    columns = config.in_channels + spatial_factor**2
-    wide = replace(
-        config, in_channels=config.in_channels + columns, out_channels=config.in_channels
-    )
-    base = denoiser.network
-    with torch.device("meta"):
-        network = Flux2Transformer2DModel(wide)
-    for name, child in base.named_children():
-        setattr(network, name, child)
-    network.x_embedder = editing.widened(base.get_submodule("x_embedder"), columns)
-    return Flux2(network)
+    columns = denoiser.config.in_channels + spatial_factor**2
+    return editing.with_further_channels(denoiser, columns)
+
+
+def widen_for_control(denoiser: Flux2) -> Flux2:
+    """Make a denoiser that sees a picture to follow beside the noise, token by token.
+
+    Its latents go where those of Fill go: `Flux2Conditioning.fill`, or `img_cond` as tokens. The
+    new columns of `x_embedder` are zero, so that it predicts exactly what the base predicts,
+    whatever the picture; trained with a LoRA on the rest they are a Control-LoRA.
+
+    Args:
+        denoiser: Without further channels. It is not changed; all other weights are shared with it.
+
+    Raises:
+        ValueError: The denoiser has further channels already.
+    """
+    return editing.with_further_channels(denoiser, denoiser.config.in_channels)
