@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from lance.file import LanceFileReader
 
-from stages.rows.layout import STORED, Columns, Stored
+from stages.rows.layout import STORED, Columns, Stored, Sums, words
 
 MAX_OPEN = 256  # data files of a table that stay open; others are opened for each read
 OFFSET_BITS = 32  # a row's address is its fragment's id and then its place in the fragment
@@ -96,17 +96,19 @@ class FlatRows:
             fragments.append((fragment.fragment_id << OFFSET_BITS, self.files[name]))
         self._pages = {name: _Pages(fragments, name) for name in columns}
 
-    def read(self, addresses: Addresses) -> dict[str, Stored]:
-        """Return for each column the stored values (len(addresses), size), in the order given.
+    def read(self, addresses: Addresses) -> tuple[dict[str, Stored], Sums]:
+        """Return for each column the stored values (len(addresses), size), and the checksums.
 
         Raises:
             OSError: a file is gone, or ends too early.
         """
-        order = np.argsort(addresses)
-        return {
-            name: self._pages[name].read(addresses, order, column.size, STORED[column.dtype])
-            for name, column in self._columns.items()
-        }
+        order, sums = np.argsort(addresses), np.zeros(len(addresses), np.uint64)
+        values = {}
+        for name, column in self._columns.items():
+            array: Stored = np.empty((len(addresses), column.size), STORED[column.dtype])
+            self._pages[name].read(addresses, order, array, sums)
+            values[name] = array
+        return values, sums
 
 
 class _Pages:
@@ -120,16 +122,17 @@ class _Pages:
         self.first_bytes = np.array([byte for _, byte, _ in pages], np.int64)
         self.files = [file for _, _, file in pages]
 
-    def read(self, addresses: Addresses, order: Addresses, size: int, dtype: type) -> Stored:
-        values: Stored = np.empty((len(addresses), size), dtype)
+    def read(self, addresses: Addresses, order: Addresses, values: Stored, sums: Sums) -> None:
+        """Read rows into `values` and add to `sums` while each is still in the CPU's cache."""
         pages = np.searchsorted(self.first_rows, addresses, "right") - 1
-        row_bytes = values.itemsize * size
+        row_bytes = values.itemsize * values.shape[1]
         places = self.first_bytes[pages] + (addresses - self.first_rows[pages]) * row_bytes
+        row_words = words(values)
         for row, page, place in zip(
             order.tolist(), pages[order].tolist(), places[order].tolist(), strict=True
         ):
             _fill(self.files[page], values[row], place)
-        return values
+            sums[row] += np.add.reduce(row_words[row], dtype=np.uint64)
 
 
 def _fill(file: DataFile, row: Stored, place: int) -> None:

@@ -194,12 +194,12 @@ def checksums(arrays: Iterable[Stored]) -> Sums:
     It costs a tenth of the copy that reads the row, finds each single wrong word, and says after
     reading what finiteness and shape said before writing.
     """
-    sums = [_words(array).sum(axis=1, dtype=np.uint64) for array in arrays]
+    sums = [words(array).sum(axis=1, dtype=np.uint64) for array in arrays]
     total: Sums = np.sum(sums, axis=0, dtype=np.uint64)
     return total
 
 
-def _words(array: Stored) -> npt.NDArray[Any]:
+def words(array: Stored) -> npt.NDArray[Any]:
     """View contiguous rows as the largest words that fill a row."""
     row_bytes = array.itemsize * array.shape[1]
     size = next(size for size in (8, 4, 2) if row_bytes % size == 0)

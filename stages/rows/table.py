@@ -227,10 +227,11 @@ class RowTable:
         places = np.fromiter((snapshot.places[key] for key in keys), np.int64, len(keys))
         flat = self._flat_rows(snapshot)
         if flat is not None:
-            stored = flat.read(snapshot.addresses[places])
+            stored, sums = flat.read(snapshot.addresses[places])
         else:
             stored = _gather(snapshot.dataset, self.columns, places)
-        wrong = checksums(stored.values()) != snapshot.checksums[places]
+            sums = checksums(stored.values())
+        wrong = sums != snapshot.checksums[places]
         if wrong.any():
             name = keys[int(wrong.argmax())][:16]
             raise damaged(
@@ -252,7 +253,7 @@ class RowTable:
         return found[1]
 
     def _find_flat(self, snapshot: Snapshot) -> FlatRows | None:
-        if "://" in self.uri:
+        if "://" in self.uri or not hasattr(os, "preadv"):  # an object store; Windows
             return None
         try:
             flat = FlatRows(snapshot.dataset, self.columns, self._files)

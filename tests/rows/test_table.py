@@ -150,7 +150,8 @@ def test_rows_lie_flat_however_small_so_that_they_are_read_in_place(tmp_path):
     dataset = lance.dataset(table.uri)
     rows = FlatRows(dataset, table.columns, {})
     (address,) = dataset.scanner(columns=["key"], with_row_address=True).to_table()["_rowaddr"]
-    assert rows.read(np.array([address.as_py()]))["context"].tolist() == [[1.0] * 15]
+    stored, _ = rows.read(np.array([address.as_py()]))
+    assert stored["context"].tolist() == [[1.0] * 15]
     assert table.take(["k2"])["context"].shape == (1, 3, 5)
 
 
