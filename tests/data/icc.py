@@ -63,6 +63,10 @@ def green_cyan() -> bytes:
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     """Give the bytes of a picture's file."""
+    if kind == "heif":
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     file = io.BytesIO()
     image.copy().save(file, kind, **options)  # saving leaves traces on a picture
     return file.getvalue()
