@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import struct
 import threading
 import warnings
@@ -142,6 +143,7 @@ class _Quiet:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside = 0
+        self.nowhere = logging.NullHandler()
 
     def __enter__(self) -> None:
         with self.lock:
@@ -151,6 +153,7 @@ class _Quiet:
             self.caught = warnings.catch_warnings()
             self.caught.__enter__()
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            logging.getLogger("PIL").addHandler(self.nowhere)  # else errors go to stderr
             self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
 
     def __exit__(self, *_: object) -> Literal[False]:
@@ -158,6 +161,7 @@ class _Quiet:
             self.inside -= 1
             if not self.inside:
                 Image.MAX_IMAGE_PIXELS = self.limit
+                logging.getLogger("PIL").removeHandler(self.nowhere)
                 self.caught.__exit__(None, None, None)
         return False
 

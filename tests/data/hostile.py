@@ -170,6 +170,8 @@ def damaged() -> Iterator[Hostile]:
     yield bad("damaged/no_frame.jpg", jpeg.replace(b"\xff\xc0", b"\xff\xec"), BROKEN)
     yield bad("damaged/only_marks.jpg", b"\xff\xd8\xff\xd9", BROKEN)
     tiff = saved(photo(142), "tiff")
+    place = tiff.index(struct.pack("<HHI", 277, 3, 1)) + 8
+    yield bad("damaged/samples.tif", patched(tiff, place, b"\3\x9e"), BROKEN)
     yield bad("damaged/no_directory.tif", patched(tiff, 4, b"\xff\xff\xff\x7f"), BROKEN)
     yield bad(
         "damaged/float.tif", saved(Image.new("F", (9, 9), 0.5), "tiff"), r"pixels are 32-bit.*"

@@ -231,8 +231,7 @@ def test_a_name_of_another_format_is_noted(kind: str, suffix: str, note: tuple[s
 
 
 def test_heic_is_read_where_its_package_is_installed() -> None:
-    heif = pytest.importorskip("pillow_heif")
-    heif.register_heif_opener()
+    pytest.importorskip("pillow_heif")
     opened = open_rgb(saved(CLAY, "heif"), suffix=".heic")
     assert opened.notes == ()
     assert np.allclose(opened.image.getpixel((0, 0)), (200, 50, 50), atol=8)
