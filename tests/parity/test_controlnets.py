@@ -62,7 +62,7 @@ def theirs(kind: Any, config: Any) -> nn.Module:
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Wake zeros and ones, gently: SDXL's many norms would magnify how sines of sizes round."""
+    """Give every parameter a value that matters."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -256,7 +256,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_released_sizes_have_the_names_and_shapes_of_diffusers(name):
+def test_full_sizes_have_the_names_and_shapes_of_diffusers(name):
     kind, config, grow = RELEASED[name]
     with torch.device("meta"):
         base = kind(kind.NETWORK(config))
