@@ -84,6 +84,13 @@ def balance(inputs: Inputs) -> Accounts:
         before, expected = f"{stage} let pass", _passed(rows)
     bucketed = _paths(row for row in inputs.buckets if row["role"] == "target")
     _same(before, expected, "data/buckets.parquet has targets", bucketed)
+    if inputs.ingest["pictures"] != len(inputs.targets):
+        raise ValueError(
+            _contradiction(
+                f"data/reports/ingest.json counts {inputs.ingest['pictures']} pictures, but "
+                f"data/images.parquet has {len(inputs.targets)} targets"
+            )
+        )
     last = later[-1][1]
     paths = {row["path"] for row in files}
     return Accounts(

@@ -62,6 +62,11 @@ class Page:
     leaked: Alike
 
     @property
+    def has_variants(self) -> bool:
+        """Whether a picture is cut in several ways."""
+        return any(cell.num_crops > 1 for sheet in self.sheets for cell in sheet.cells)
+
+    @property
     def pictures(self) -> list[str]:
         """The paths of all pictures that are shown, in the order of the page; some twice."""
         paths = [

@@ -78,6 +78,11 @@ class Sheet:
         """Width over height."""
         return self.width / self.height
 
+    @property
+    def has_others(self) -> bool:
+        """Whether references, masks or conditions stand beside the targets."""
+        return any(cell.others for cell in self.cells)
+
 
 def cropped_fraction(row: Row) -> float:
     """Return the part of a resized picture that is cut off, from a row of BUCKETS."""

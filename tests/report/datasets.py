@@ -199,3 +199,19 @@ def record_tokenizers(folder: Path) -> Path:
         parts[name] = Part(kind, folder / kind, "")
     write_record(folder / "tokenizer.json", parts, {"lengths": {}})
     return folder / "tokenizer.json"
+
+
+def make_editing(folder: Path, pictures: int = 6) -> Path:
+    """Make a dataset of targets with two references and a mask each, in parallel folders."""
+    for i in range(pictures):
+        width, height = SIZES[i % 3]
+        add(folder, f"{i}.png", scene(i, width, height), f"edit {i}, a photograph")
+        add(folder, f"before/{i}.png", scene(50 + i, width, height), None)
+        add(folder, f"style/{i}.jpg", scene(100 + i, 700, 500), None)
+        mask = Image.new("L", (width, height))
+        ImageDraw.Draw(mask).ellipse((60, 60, width // 2, height // 2), fill=255)
+        add(folder, f"mask/{i}.png", mask, None)
+    return folder
+
+
+EDITING = {"references": ["before", "style"], "mask": "mask", "validation_fraction": 0.0}
