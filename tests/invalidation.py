@@ -296,7 +296,7 @@ CHANGES = (
     setting("data.captions.shuffle_tags", True),
     setting({"data.captions.shuffle_tags": True, "data.captions.variants": 2}),
     setting({"data.captions.shuffle_tags": True, "data.captions.keep_tags": 2}),
-    setting({"data.captions.shuffle_tags": True, "data.captions.tag_separator": "|"}),
+    setting({"data.captions.shuffle_tags": True, "data.captions.tag_separator": ";"}),
     setting("data.captions.tag_dropout", 0.5),
     setting("data.captions.wildcards", True),
     setting("data.captions.trigger_word", "picture"),

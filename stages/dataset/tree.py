@@ -92,9 +92,9 @@ class _Walk:
     def link(self, child: os.DirEntry[str], path: str) -> None:
         real = os.path.realpath(child.path)
         inside = _is_within(real, self.real_root)
-        if child.is_file():
+        if os.path.isfile(child.path):  # of a link to itself the entry would raise
             self.files[path] = "" if inside or self.allow_outside else LEADS_OUT
-        elif not child.is_dir():
+        elif not os.path.isdir(child.path):
             self.files[path] = "a link to nothing"
         elif inside:
             self.aside[path] = "a link to a folder of the dataset, which is listed there"

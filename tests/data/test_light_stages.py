@@ -15,6 +15,7 @@ LIGHT = [
     "stages.ingest.stage",
     "stages.check_captions.stage",
     "stages.bucket.stage",
+    "stages.report_dataset.stage",
     "stages.pixels",
 ]
 HEAVY = {"torch", "transformers", "lance", "mlflow", "prefect", "dvc", "scipy", "pandas"}
