@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.checkpoints.folder import load_component, load_strict, save_component
+from modelzoo.denoiser import Denoiser
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -55,6 +56,43 @@ def grown_from(
             )
     network.load_state_dict(state, assign=True)
     return network
+
+
+def residuals_of(
+    controlnet: nn.Module,
+    denoiser: Denoiser,
+    noisy: Tensor,
+    t: Tensor,
+    conditioning: Any,
+    picture: Tensor,
+    conditioning_scale: float = 1.0,
+) -> dict[str, Any]:
+    """Give what a ControlNet adds to a prediction, for `denoiser.predict(..., residuals=...)`.
+
+    Args:
+        controlnet: Of the denoiser's family.
+        denoiser: The base.
+        noisy: As `predict` takes it.
+        t: As `predict` takes it.
+        conditioning: As `predict` takes it, without references and what to fill.
+        picture: What is to be followed: latents (B, C, H, W), of SDXL pixels (B, 3, 8 H, 8 W) in
+            [0, 1].
+        conditioning_scale: Factor of all residuals.
+
+    Raises:
+        ValueError: The conditioning has references or what to fill.
+    """
+    given = denoiser.arguments(noisy, t, conditioning)
+    seen = {name: value for name, value in given.items() if value is not None}
+    if unseen := sorted(name for name in seen if name.startswith("img_cond")):
+        raise ValueError(
+            f"ControlNet: the conditioning brings {unseen!r}, but a ControlNet sees neither "
+            "references nor what to fill: leave them out"
+        )
+    followed = denoiser.followed(picture)
+    return controlnet(
+        **seen, controlnet_cond=followed, conditioning_scale=conditioning_scale
+    )._asdict()
 
 
 def load_controlnet(kind: type[N], folder: Path, dtype: torch.dtype = torch.float32) -> N:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from modelzoo.checkpoints.folder import load_component, load_strict, save_compon
 from modelzoo.checkpoints.stream import TensorSource
 
 D = TypeVar("D", bound="Denoiser")
+NO_RESIDUALS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Denoiser(ABC):
@@ -46,14 +48,30 @@ class Denoiser(ABC):
         return (height // self.patch) * (width // self.patch)
 
     @abstractmethod
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Any) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        conditioning: Any,
+        residuals: Mapping[str, Any] = NO_RESIDUALS,
+    ) -> Tensor:
         """Give what the family predicts (velocity or epsilon), in the dtype of the noisy latents.
 
         Args:
             noisy: Latents (B, C, H, W) in the autoencoder's normalised space, mixed with noise.
             t: (B,) in [0, 1]: 0 data, 1 noise.
             conditioning: What `conditioning` of the same family returns.
+            residuals: What a ControlNet adds to the network, by the names of its arguments: what
+                `modelzoo.controlnet.residuals_of` returns.
         """
+
+    @abstractmethod
+    def arguments(self, noisy: Tensor, t: Tensor, conditioning: Any) -> dict[str, Any]:
+        """Lay out what the network is called with, given what `predict` is."""
+
+    def followed(self, picture: Tensor) -> Tensor:
+        """Lay out a picture as a ControlNet takes it: latents (B, C, H, W), of SDXL pixels."""
+        return picture.to(self.dtype)
 
     @abstractmethod
     def conditioning(self, rows: Mapping[str, Tensor], guidance: float | None = None) -> Any:

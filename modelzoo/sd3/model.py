@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modelzoo.denoiser import Denoiser
+from modelzoo.denoiser import NO_RESIDUALS, Denoiser
 from modelzoo.layers.initialisation import init_weights
 from modelzoo.layers.modulation import ModulatedNorm, ModulatedNormOut
 from modelzoo.sd3.blocks import DualModulatedNorm
@@ -42,21 +42,32 @@ class SD3(Denoiser):
         """Latent cells along a side of a token."""
         return self.config.patch_size
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: SD3Conditioning) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        conditioning: SD3Conditioning,
+        residuals: Mapping[str, Any] = NO_RESIDUALS,
+    ) -> Tensor:
         """Give the velocity (B, C, H, W) from data to noise, in the dtype of the noisy latents.
 
         Args:
             noisy: Latents (B, C, H, W) in the autoencoder's normalised space, mixed with noise.
             t: (B,) in [0, 1]: 0 data, 1 noise.
             conditioning: Text features.
+            residuals: What a ControlNet adds to the network, by the names of its arguments.
         """
-        velocity = self.network(
-            hidden_states=noisy.to(self.dtype),
-            encoder_hidden_states=conditioning.context,
-            pooled_projections=conditioning.pooled,
-            timestep=TIMESTEPS * t,
-        )
+        velocity = self.network(**self.arguments(noisy, t, conditioning), **residuals)
         return velocity.to(noisy.dtype)
+
+    def arguments(self, noisy: Tensor, t: Tensor, conditioning: SD3Conditioning) -> dict[str, Any]:
+        """Lay out what the network is called with, given what `predict` is."""
+        return {
+            "hidden_states": noisy.to(self.dtype),
+            "encoder_hidden_states": conditioning.context,
+            "pooled_projections": conditioning.pooled,
+            "timestep": TIMESTEPS * t,
+        }
 
     def conditioning(
         self, rows: Mapping[str, Tensor], guidance: float | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modelzoo.denoiser import Denoiser
+from modelzoo.denoiser import NO_RESIDUALS, Denoiser
 from modelzoo.layers.initialisation import init_weights
 from modelzoo.sdxl.config import UNetConfig
 from modelzoo.sdxl.levels import Layers
@@ -33,24 +33,35 @@ class SDXL(Denoiser):
     NETWORK = UNet2DConditionModel
     CONFIG = UNetConfig
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: SDXLConditioning) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        conditioning: SDXLConditioning,
+        residuals: Mapping[str, Any] = NO_RESIDUALS,
+    ) -> Tensor:
         """Give the noise (B, C, H, W), in the dtype of the noisy latents.
 
         Args:
             noisy: Latents (B, C, H, W) in the autoencoder's normalised space, mixed with noise.
             t: (B,) in [0, 1]; timestep k of the training schedule is k / 1000.
             conditioning: Text features and sizes.
+            residuals: What a ControlNet adds to the network, by the names of its arguments.
         """
+        prediction = self.network(**self.arguments(noisy, t, conditioning), **residuals)
+        return prediction.to(noisy.dtype)
+
+    def arguments(self, noisy: Tensor, t: Tensor, conditioning: SDXLConditioning) -> dict[str, Any]:
+        """Lay out what the network is called with, given what `predict` is."""
         # A float32 t holds k / 1000 to 4 decimals of k, and the network's sinusoid sees the rest.
         timestep = (TIMESTEPS * t.double()).round(decimals=4).float()
-        prediction = self.network(
-            hidden_states=noisy.to(self.dtype),
-            encoder_hidden_states=conditioning.context,
-            pooled_projections=conditioning.pooled,
-            timestep=timestep,
-            time_ids=conditioning.sizes,
-        )
-        return prediction.to(noisy.dtype)
+        return {
+            "hidden_states": noisy.to(self.dtype),
+            "encoder_hidden_states": conditioning.context,
+            "pooled_projections": conditioning.pooled,
+            "timestep": timestep,
+            "time_ids": conditioning.sizes,
+        }
 
     def conditioning(
         self, rows: Mapping[str, Tensor], guidance: float | None = None

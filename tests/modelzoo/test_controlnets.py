@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modelzoo.checkpoints.folder import save_component
-from modelzoo.controlnet import load_controlnet
+from modelzoo.controlnet import load_controlnet, residuals_of
 from modelzoo.denoiser import init_denoiser, load_denoiser, save_denoiser
 from modelzoo.flux.v1 import conditioning as v1
 from modelzoo.flux.v1 import controlnet as flux1
@@ -249,6 +249,47 @@ def test_a_controlnet_of_stable_diffusion_1_is_refused(tmp_path):
     save_component(net.state_dict(), values, tmp_path)
     with pytest.raises(ValueError, match="it is not an SDXL ControlNet"):
         load_controlnet(sdxl.ControlNetModel, tmp_path)
+
+
+ROWS = {"context": drawn(2, 7, 20), "pooled": drawn(2, 12), "sizes": torch.full((2, 6), 32.0)}
+PREDICTIONS = {  # kind, sizes, how a ControlNet is made, shapes of noisy latents and of the picture
+    "sdxl": (SDXL, UNET, lambda d: sdxl.controlnet_from(d, 0), (2, 4, 2, 3), (2, 3, 16, 24)),
+    "sd3": (SD3, SD35, sd3.controlnet_from, (2, 4, 4, 6), (2, 4, 4, 6)),
+    "flux1": (Flux1, FLUX1, flux1.controlnet_from, (2, 2, 4, 6), (2, 2, 4, 6)),
+    "flux2": (Flux2, FLUX2, flux2.controlnet_from, (2, 8, 2, 3), (2, 8, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_a_prediction_follows_a_picture_as_soon_as_the_controlnet_has_learnt(name):
+    kind, config, grow, noisy_shape, picture_shape = PREDICTIONS[name]
+    denoiser = base(kind, config)
+    net = grow(denoiser)
+    width = denoiser.config.pooled_dim if kind is SDXL else 12
+    width = denoiser.config.pooled_projection_dim if kind is SD3 else width
+    given = denoiser.conditioning({**ROWS, "pooled": drawn(2, width)})
+    noisy, t, picture = drawn(*noisy_shape), torch.tensor([0.2, 0.9]), drawn(*picture_shape, seed=3)
+    plain = denoiser.predict(noisy, t, given)
+    asked = (net, denoiser, noisy, t, given)
+    first = denoiser.predict(noisy, t, given, residuals_of(*asked, picture))
+    assert torch.equal(first, plain)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.1
+    full, none = (residuals_of(*asked, picture, conditioning_scale=s) for s in (1.0, 0.0))
+    controlled = denoiser.predict(noisy, t, given, full)
+    assert not torch.allclose(controlled, plain, atol=1e-3)
+    assert torch.equal(denoiser.predict(noisy, t, given, none), plain)
+    other = denoiser.predict(noisy, t, given, residuals_of(*asked, picture.flip(-1)))
+    assert not torch.equal(other, controlled)
+
+
+def test_references_beside_a_controlnet_are_refused():
+    denoiser = base(Flux1, FLUX1)
+    given = Flux1Conditioning(drawn(2, 7, 20), drawn(2, 12), references=(drawn(2, 2, 2, 2),))
+    noisy, t = drawn(2, 2, 4, 6), torch.tensor([0.2, 0.9])
+    with pytest.raises(ValueError, match="sees neither references nor what to fill"):
+        residuals_of(flux1.controlnet_from(denoiser), denoiser, noisy, t, given, noisy)
 
 
 def widened(kind: Any) -> tuple[Any, Any, Any, torch.Tensor, torch.Tensor]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from modelzoo.denoiser import Denoiser
+from modelzoo.denoiser import NO_RESIDUALS, Denoiser
 from modelzoo.flux.components.conditions import embedded_guidance, rows_of
 from modelzoo.flux.components.positions import image_positions, reference_positions
 from modelzoo.flux.v2.config import Flux2Config
@@ -42,30 +42,51 @@ class Flux2(Denoiser):
         """The network, by the name that the diffusers layout gives it."""
         return self.network
 
-    def predict(self, noisy: Tensor, t: Tensor, conditioning: Flux2Conditioning) -> Tensor:
+    def predict(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        conditioning: Flux2Conditioning,
+        residuals: Mapping[str, Any] = NO_RESIDUALS,
+    ) -> Tensor:
         """Give the velocity (B, C, H, W) from data to noise, in the dtype of the noisy latents.
 
         Args:
             noisy: Latents (B, C, H, W) in the autoencoder's normalised space, mixed with noise.
             t: (B,) in [0, 1]: 0 data, 1 noise.
             conditioning: Text features, and perhaps guidance, references and what to fill.
+            residuals: What a ControlNet adds to the network, by the names of its arguments.
         """
+        tokens = self.network(**self.arguments(noisy, t, conditioning), **residuals)
+        return rearrange(tokens, "b (h w) c -> b c h w", h=noisy.shape[-2]).to(noisy.dtype)
+
+    def arguments(
+        self, noisy: Tensor, t: Tensor, conditioning: Flux2Conditioning
+    ) -> dict[str, Any]:
+        """Lay out what the network is called with, given what `predict` is."""
         dtype, device = self.dtype, noisy.device
         height, width = noisy.shape[-2:]
         context, guidance, references, fill = conditioning
         sizes = tuple((r.shape[-2], r.shape[-1]) for r in references)
-        tokens = self.network(
-            hidden_states=cells(noisy).to(dtype),
-            encoder_hidden_states=context,
-            timestep=t,
-            img_ids=image_positions(height, width, device),
-            txt_ids=text_positions(context.shape[1], device),
-            guidance=guidance,
-            img_cond_seq=torch.cat([cells(r).to(dtype) for r in references], 1) if sizes else None,
-            img_cond_seq_ids=reference_positions(sizes, REFERENCE_STEP, device) if sizes else None,
-            img_cond=None if fill is None else cells(fill).to(dtype),
-        )
-        return rearrange(tokens, "b (h w) c -> b c h w", h=height).to(noisy.dtype)
+        seen = places = None
+        if references:
+            seen = torch.cat([cells(r).to(dtype) for r in references], dim=1)
+            places = reference_positions(sizes, REFERENCE_STEP, device)
+        return {
+            "hidden_states": cells(noisy).to(dtype),
+            "encoder_hidden_states": context,
+            "timestep": t,
+            "img_ids": image_positions(height, width, device),
+            "txt_ids": text_positions(context.shape[1], device),
+            "guidance": guidance,
+            "img_cond_seq": seen,
+            "img_cond_seq_ids": places,
+            "img_cond": None if fill is None else cells(fill).to(dtype),
+        }
+
+    def followed(self, picture: Tensor) -> Tensor:
+        """Lay out latents (B, C, H, W) of a picture as the tokens that a ControlNet takes."""
+        return cells(picture).to(self.dtype)
 
     def conditioning(
         self, rows: Mapping[str, Tensor], guidance: float | None = None
