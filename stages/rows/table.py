@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 import lance
@@ -12,14 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from stages.rows.faults import damaged, reading, undisturbed, writing
-from stages.rows.flat import Addresses, DataFile, FlatRows, NotFlatError
+from stages.rows.flat import DataFile, FlatRows, NotFlatError
 from stages.rows.layout import (
     FILE_VERSION,
     Array,
     Columns,
     Shapes,
-    Stored,
-    Sums,
     checksums,
     columns_in,
     columns_of,
@@ -27,6 +24,7 @@ from stages.rows.layout import (
     to_rows,
     widen,
 )
+from stages.rows.snapshot import Snapshot, gather
 
 MAX_SMALL_FRAGMENTS = 64  # appends before they are merged into larger files
 FRAGMENT_BYTES = 512 * 2**20  # a file of this size is never rewritten
@@ -34,38 +32,6 @@ KEEP_OLD_VERSIONS = timedelta(days=7)  # how long a reader may hold a version th
 COMMIT_RETRIES = 100
 PATIENCE = timedelta(minutes=5)
 STAGES = {"latents": "encode_images", "text": "encode_captions"}  # kind of table -> who fills it
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One version of a table, with what its rows are found and checked by.
-
-    Attributes:
-        dataset: the version.
-        places: of each key the place of its row, oldest first.
-        addresses: of each row, see `flat`.
-        checksums: of each row, see `layout.checksums`.
-    """
-
-    dataset: lance.LanceDataset
-    places: Mapping[str, int]
-    addresses: Addresses
-    checksums: Sums
-
-    @classmethod
-    def of(cls, dataset: lance.LanceDataset) -> Snapshot:
-        """Read the keys of a version; of racing writers' copies of a row the first counts."""
-        scanner = dataset.scanner(
-            columns=["key", "checksum"], with_row_address=True, scan_in_order=True
-        )
-        rows = scanner.to_table()
-        keys = rows["key"].to_pylist()
-        return cls(
-            dataset=dataset,
-            places={key: place for place, key in enumerate(keys)},
-            addresses=rows["_rowaddr"].to_numpy().astype(np.int64),
-            checksums=rows["checksum"].to_numpy(),
-        )
 
 
 class RowTable:
@@ -229,7 +195,7 @@ class RowTable:
         if flat is not None:
             stored, sums = flat.read(snapshot.addresses[places])
         else:
-            stored = _gather(snapshot.dataset, self.columns, places)
+            stored = gather(snapshot.dataset, self.columns, places)
             sums = checksums(stored.values())
         wrong = sums != snapshot.checksums[places]
         if wrong.any():
@@ -333,13 +299,3 @@ class RowTable:
                 f"{self.uri} was opened before a fork, and Lance is not fork-safe: start workers"
                 " with the spawn method, or use threads"
             )
-
-
-def _gather(dataset: lance.LanceDataset, columns: Columns, places: Addresses) -> dict[str, Stored]:
-    """Return for each column the stored values of the rows at `places`, read by Lance."""
-    distinct, order = np.unique(places, return_inverse=True)
-    rows = dataset.take(distinct.tolist(), columns=list(columns))
-    return {
-        name: rows[name].combine_chunks().flatten().to_numpy().reshape(-1, column.size)[order]
-        for name, column in columns.items()
-    }

@@ -111,6 +111,21 @@ def test_stored_values_that_are_not_those_written_are_refused_when_read(tmp_path
     assert table.take(["k1"])["mean"][0, 0, 0] == 1
 
 
+def test_rows_of_several_columns_come_back_whole(tmp_path):
+    random = np.random.default_rng(0)
+    columns = {"context": (77, 8), "pooled": (9,)}  # rows of 8-byte words, and of 4-byte words
+    values = {
+        name: random.standard_normal((20, *shape), dtype=np.float32)
+        for name, shape in columns.items()
+    }
+    table = RowTable.open(str(tmp_path), NAME, columns)
+    table.add(keys_of(range(20)), values)
+    taken = table.take(keys_of(range(20)))
+    assert {name: array.tobytes() for name, array in taken.items()} == {
+        name: array.tobytes() for name, array in values.items()
+    }
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_rows_keep_the_encoders_precision_exactly(tmp_path, dtype):
     column = Column((4, 2), dtype)
