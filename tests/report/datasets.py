@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
 import shutil
 from collections.abc import Mapping
@@ -35,14 +36,20 @@ def photographs() -> list[Image.Image]:
     return [Image.fromarray(each) for each in load_sample_images().images]
 
 
+def colour(hue: float, saturation: float, value: float) -> list[int]:
+    """Return red, green and blue, 0 to 255."""
+    return [round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, saturation, value)]
+
+
 def scene(seed: int, width: int, height: int) -> Image.Image:
     """Draw hills under a sky, as different from seed to seed as pictures are."""
     rng = np.random.default_rng(seed)
-    low, high = (rng.integers(60, 256, 3) for _ in range(2))
+    hue = rng.uniform()
+    high, low = colour(hue, 0.35, 0.95), colour(hue + rng.uniform(0.05, 0.3), 0.45, 0.95)
     fade = np.linspace(0, 1, height)[:, None, None]
     grain = rng.normal(0, 5, (height, width, 1))
-    sky = (1 - fade) * high + fade * low + grain
-    image = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8).repeat(1, axis=1))
+    sky = (1 - fade) * np.array(high) + fade * np.array(low) + grain
+    image = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(image)
     x, y, radius = rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.5) * height, height * 0.09
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 244, 214))
@@ -55,8 +62,8 @@ def scene(seed: int, width: int, height: int) -> Image.Image:
             for _ in range(3)
         )
         edge = list(zip(across, top + waves * height, strict=True))
-        colour = tuple(int(c) for c in rng.integers(20, 190 - 45 * depth, 3))
-        pen.polygon([*edge, (width, height), (0, height)], fill=colour)
+        fill = colour(hue + rng.uniform(0.3, 0.7), 0.45, 0.68 - 0.2 * depth)
+        pen.polygon([*edge, (width, height), (0, height)], fill=tuple(fill))
     return image.filter(ImageFilter.GaussianBlur(0.8))
 
 
