@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from stages.report_dataset import alike
 from stages.report_dataset.accounts import Accounts
 from stages.report_dataset.inputs import Inputs
 from stages.report_dataset.sheets import enlargement
@@ -37,12 +38,8 @@ def count(number: int, one: str, many: str) -> str:
 
 def _files(inputs: Inputs, accounts: Accounts) -> Iterator[Finding]:
     if quarantined := accounts.files["quarantined"]:
-        what = count(quarantined, "file could not be used", "files could not be used")
-        yield Finding(
-            True,
-            f"{what} and is quarantined" if quarantined == 1 else f"{what} and are quarantined",
-            "ledger",
-        )
+        what = count(quarantined, "file is", "files are")
+        yield Finding(True, f"{what} quarantined", "ledger")
     if excluded := accounts.files["excluded"]:
         yield Finding(
             False, count(excluded, "file is left aside", "files are left aside"), "ledger"
@@ -84,9 +81,7 @@ def _words(inputs: Inputs, accounts: Accounts) -> Iterator[Finding]:
 
 
 def _copies(inputs: Inputs, accounts: Accounts) -> Iterator[Finding]:
-    leaked, exact, near = (
-        inputs.ingest[f"{name}_total"] for name in ("leaked", "exact_duplicates", "near_duplicates")
-    )
+    leaked, exact, near = (kind(inputs).total for kind in (alike.leaked, alike.equal, alike.near))
     if leaked:
         what = count(leaked, "validation picture looks", "validation pictures look")
         yield Finding(True, f"{what} like one that is trained on", "leakage")

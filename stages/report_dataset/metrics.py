@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from stages.report_dataset import alike
 from stages.report_dataset.accounts import Accounts
 from stages.report_dataset.inputs import Inputs
 from stages.report_dataset.sheets import cropped_fraction
@@ -13,7 +14,7 @@ DIGITS = 4  # after the point
 
 def measure(inputs: Inputs, accounts: Accounts) -> dict[str, int | float]:
     """Return them by name, flat."""
-    report, ingest = inputs.caption_report, inputs.ingest
+    report = inputs.caption_report
     truncated = {
         f"truncated_captions_{kind}": each["truncated_captions"]
         for kind, each in report["text_encoders"].items()
@@ -33,9 +34,9 @@ def measure(inputs: Inputs, accounts: Accounts) -> dict[str, int | float]:
         **truncated,
         "buckets": len({row["bucket"] for row in inputs.bucket_report}),
         "mean_cropped_fraction": mean_cropped(inputs),
-        "exact_duplicates": ingest["exact_duplicates_total"],
-        "near_duplicates": ingest["near_duplicates_total"],
-        "leaked": ingest["leaked_total"],
+        "exact_duplicates": alike.equal(inputs).total,
+        "near_duplicates": alike.near(inputs).total,
+        "leaked": alike.leaked(inputs).total,
     }
 
 

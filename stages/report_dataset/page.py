@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stages.report_dataset import charts, text
+from stages.report_dataset import alike, charts, text
 from stages.report_dataset.accounts import Accounts
 from stages.report_dataset.album import Photo
 from stages.report_dataset.findings import Finding, find
@@ -19,29 +18,9 @@ from stages.report_dataset.metrics import measure
 from stages.report_dataset.sheets import CELLS, Sheet, create_sheets
 
 TEMPLATES = Path(__file__).parent / "templates"
-GROUPS = 12  # of duplicates, near duplicates and leaks each, at most
-OF_A_GROUP = 4  # pictures of exact duplicates, at most
 REASONS = 12  # of a stage's ledger, at most
 QUOTED = 180  # characters of a caption
 COMMON_SIZES = 8
-
-
-@dataclass(frozen=True)
-class Group:
-    """Pictures that are alike."""
-
-    paths: Sequence[str]  # those that are shown
-    labels: Sequence[str]  # what each is
-    total: int  # of the group
-    bits: int | None  # of 64 in which the two differ; None: equal in all, captions too
-
-
-@dataclass(frozen=True)
-class Alike:
-    """All groups of one kind."""
-
-    groups: Sequence[Group]  # those that are shown
-    total: int
 
 
 @dataclass(frozen=True)
@@ -57,9 +36,9 @@ class Page:
     lengths: Mapping[str, charts.Histogram]  # by text encoder
     sizes: charts.Scatter
     common_sizes: Sequence[tuple[tuple[int, int], int]]
-    exact: Alike
-    near: Alike
-    leaked: Alike
+    exact: alike.Alike
+    near: alike.Alike
+    leaked: alike.Alike
 
     @property
     def has_variants(self) -> bool:
@@ -81,10 +60,9 @@ class Page:
 
 def create_page(train_path: str, inputs: Inputs, accounts: Accounts) -> Page:
     """Choose what is shown."""
-    report, ingest = inputs.caption_report, inputs.ingest
     sizes = [(row["width"], row["height"]) for row in inputs.targets]
     buckets = [(int(row["width"]), int(row["height"])) for row in inputs.bucket_report]
-    encoders = report["text_encoders"].items()
+    encoders = inputs.caption_report["text_encoders"].items()
     common = sorted(Counter(sizes).items(), key=lambda item: (-item[1], item[0]))
     return Page(
         train_path=train_path,
@@ -102,28 +80,10 @@ def create_page(train_path: str, inputs: Inputs, accounts: Accounts) -> Page:
         },
         sizes=charts.scatter(sizes, buckets),
         common_sizes=common[:COMMON_SIZES],
-        exact=_alike(ingest, "exact_duplicates", map(_equal, ingest["exact_duplicates"])),
-        near=_alike(ingest, "near_duplicates", map(_near, ingest["near_duplicates"])),
-        leaked=_alike(ingest, "leaked", map(_leak, ingest["leaked"])),
+        exact=alike.equal(inputs),
+        near=alike.near(inputs),
+        leaked=alike.leaked(inputs),
     )
-
-
-def _alike(ingest: Mapping[str, Any], name: str, groups: Iterable[Group]) -> Alike:
-    return Alike(list(groups)[:GROUPS], ingest[f"{name}_total"])
-
-
-def _equal(paths: Sequence[str]) -> Group:
-    shown = paths[:OF_A_GROUP]
-    return Group(shown, [""] * len(shown), len(paths), None)
-
-
-def _near(pair: Mapping[str, Any]) -> Group:
-    return Group(pair["paths"], ["", ""], 2, pair["bits"])
-
-
-def _leak(pair: Mapping[str, Any]) -> Group:
-    paths = [pair["train"], pair["validation"]]
-    return Group(paths, ["train", "validation"], 2, pair["bits"])
 
 
 def render(page: Page, photos: Mapping[str, Photo]) -> str:
@@ -148,5 +108,5 @@ def render(page: Page, photos: Mapping[str, Photo]) -> str:
     }
     template = environment.get_template("page.html.jinja")
     return template.render(
-        page=page, photos=photos, CELLS=CELLS, GROUPS=GROUPS, REASONS=REASONS, QUOTED=QUOTED
+        page=page, photos=photos, CELLS=CELLS, GROUPS=alike.GROUPS, REASONS=REASONS, QUOTED=QUOTED
     )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from stages.artifacts import read_json
 from stages.report_dataset.album import LARGEST, PIXELS, photograph, shrink
-from stages.report_dataset.page import GROUPS, OF_A_GROUP
+from stages.report_dataset.alike import GROUPS, OF_A_GROUP
 from stages.report_dataset.sheets import PICTURES
 from stages.report_dataset.text import clipped, percent, visible
 from tests.report.conftest import SIZES
@@ -102,8 +102,30 @@ def test_the_metrics_are_flat_numbers(lifelike: Reported) -> None:
     assert numbers["truncated_captions_clip_l"] == 1
     assert numbers["truncated_captions_t5"] == 0
     assert numbers["exact_duplicates"] == 2
+    assert numbers["near_duplicates"] == 2  # smaller and grey; equal ones are not told twice
     assert numbers["buckets"] == 11
     assert 0 < numbers["mean_cropped_fraction"] < 0.2
+
+
+def test_copies_that_are_left_out_are_still_shown_beside_what_they_copy(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    for i in range(12):
+        add(root, f"train/{i}.png", scene(i, 600, 600), f"scene {i}")
+    shutil.copy(root / "train/0.png", root / "train/again.png")
+    shutil.copy(root / "train/0.txt", root / "train/again.txt")
+    add(root, "held/0.jpg", scene(1, 600, 600), "held out", quality=80)
+    add(root, "held/1.jpg", scene(70, 600, 600), "held out, too", quality=80)
+    parts = [{"path": "train", "split": "train"}, {"path": "held", "split": "validation"}]
+    rules = {"exact_duplicates": "exclude", "leakage": "exclude", "datasets": parts}
+    made = report(root, tmp_path / "out", SIZES | rules)
+    numbers = read_json(made.artifacts.metrics)
+    assert (numbers["excluded"], numbers["exact_duplicates"], numbers["leaked"]) == (2, 1, 1)
+    assert (numbers["train"], numbers["validation"]) == (12, 1)
+    page = Page(made.html)
+    uses = {attrs["href"] for tag, attrs in page.elements if tag == "use"}
+    assert len(uses) == 15
+    assert "the same as … (data.exact_duplicates is 'exclude')" in page.text
+    assert "held/0.jpg" in page.text
 
 
 HOSTILE = "<script>alert(1)</script> \"quoted\" & 'so' {{ 7 * 7 }} \x07\u202edne </style>"
