@@ -8,7 +8,7 @@ import pytest
 from stages import artifacts
 from stages.tables import SCHEMAS, to_table
 
-ROWS = [{"sample_id": str(i), "caption": "x" * (i % 5)} for i in range(1000)]
+ROWS = [{"sample_id": str(i), "variant": 0, "caption": "x" * (i % 5)} for i in range(1000)]
 
 
 def interrupted_write(path: Path) -> None:
