@@ -17,8 +17,9 @@ setup: .venv/complete
 demo: setup
 	@python -m flows.demo $(EXPERIMENT)
 
+# On two cores: a file's tests stay together, and torch takes one thread in each.
 test: setup
-	python -m pytest tests/
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests/
 
 check: setup
 	ruff format --check .

@@ -34,7 +34,8 @@ def test_a_fresh_clone_killed_in_mid_training_reproduces_every_byte(
     wait_until(lambda: not clone.processes(), 10, f"{trainer} is alive", pause=0.01)
     assert not (clone.root / "data/train/summary.json").exists()
     before = ["check_params", "data/raw/dvc.yaml:make_digits", "prepare_base", "ingest"]
-    before += ["check_captions", "bucket", "encode_images", "encode_captions", "train"]
+    before += ["check_captions", "bucket", "report_dataset"]
+    before += ["encode_images", "encode_captions", "train"]
     assert Finished(dvc.returncode, output).ran() == before
     again = clone.ok("dvc", "repro")
     assert again.lines("train: going on after step ")
