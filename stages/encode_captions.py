@@ -15,17 +15,10 @@ from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages import launch
 from stages.artifacts import read_table
 from stages.base_record import Record, read_record
-from stages.encoding.batch import (
-    GPU_TOLERANCE,
-    Encoder,
-    FixedBatch,
-    GrowingBatch,
-    Inputs,
-    Rows,
-    choose_device,
-)
-from stages.encoding.missing import Count, Local, Wanted, Work
-from stages.encoding.ray_actors import Probe, RayActors
+from stages.encoding.batch import Encoder, Inputs, Rows, choose_device, encoder_of
+from stages.encoding.missing import Count, Wanted
+from stages.encoding.ray_actors import Probe
+from stages.encoding.work import work_of
 from stages.encoding.writing import Manifest
 from stages.params.read import key
 from stages.rows import fill
@@ -102,25 +95,9 @@ def encode(
         rows.append({"caption": caption, "key": name, "table": table})
     wanted = [Wanted(RowTable.open(root, table, columns), items, describe)]
     metadata = {"encoder": digest, "family": params.family, **generation.to_metadata()}
-    work = work_of(params, artifacts, encoder, Probe(probe, generation), device)
+    load = partial(load_encoder, params, artifacts, device)
+    work = work_of(params, encoder, load, Probe(probe, generation), device)
     return manifest.complete(root, to_table(rows, "prompts"), metadata, wanted, work)
-
-
-def work_of(
-    params: Params, artifacts: Artifacts, encoder: Encoder[Inputs], probe: Probe, device: str
-) -> Work[Inputs]:
-    """Choose who encodes; it makes no difference to the rows."""
-    if params.workers == "local":
-        return Local(encoder, decode_workers=0)
-    return RayActors(
-        load=partial(load_encoder, params, artifacts, device),
-        probe=probe,
-        address=params.ray_address,
-        threads=params.threads,
-        gpus=int(device != "cpu"),
-        decode_workers=0,
-        batch_size=params.batch_size,
-    )
 
 
 def load_encoder(params: Params, artifacts: Artifacts, device: str) -> Encoder[Inputs]:
@@ -166,10 +143,8 @@ def caption_encoder(
         return {name: values.to(dtype).float().cpu().numpy() for name, values in rows.items()}
 
     identity = {"encoder": digest, "convention": text_encoder.CONVENTION, "dtype": params.dtype}
-    if device == "cpu":
-        return FixedBatch(as_it_is, encode_batch, params.batch_size, params.threads, identity)
-    tolerance = GPU_TOLERANCE[params.dtype]
-    return GrowingBatch(as_it_is, encode_batch, params.batch_size, device, identity, tolerance)
+    size, threads = params.batch_size, params.threads
+    return encoder_of(as_it_is, encode_batch, identity, size, threads, device)
 
 
 def as_it_is(caption: Inputs) -> Inputs:

@@ -15,17 +15,10 @@ from stages import launch, pixels
 from stages.artifacts import read_table
 from stages.base_record import Record, read_record
 from stages.encode_images.pictures import Bucketed, Pictures
-from stages.encoding.batch import (
-    GPU_TOLERANCE,
-    Encoder,
-    FixedBatch,
-    GrowingBatch,
-    Inputs,
-    Rows,
-    choose_device,
-)
-from stages.encoding.missing import Count, Local, Wanted, Work
-from stages.encoding.ray_actors import Probe, RayActors
+from stages.encoding.batch import Encoder, Inputs, Rows, choose_device, encoder_of
+from stages.encoding.missing import Count, Wanted
+from stages.encoding.ray_actors import Probe
+from stages.encoding.work import work_of
 from stages.encoding.writing import Manifest
 from stages.params.read import key
 from stages.rows.keys import Part, key_of, parts_text, table_name
@@ -113,25 +106,9 @@ def encode(
         Wanted(RowTable.open(root, table, columns[table]), items, describe)
         for table, items in sorted(wanted.items())
     ]
-    work = work_of(params, artifacts, encoder, Probe(probe, generation), device)
+    load = partial(load_encoder, params, artifacts.vae, device)
+    work = work_of(params, encoder, load, Probe(probe, generation), device, params.decode_workers)
     return manifest.complete(root, to_table(rows, "latents"), metadata, tables, work)
-
-
-def work_of(
-    params: Params, artifacts: Artifacts, encoder: Encoder[Bucketed], probe: Probe, device: str
-) -> Work[Bucketed]:
-    """Choose who encodes; it makes no difference to the rows."""
-    if params.workers == "local":
-        return Local(encoder, params.decode_workers)
-    return RayActors(
-        load=partial(load_encoder, params, artifacts.vae, device),
-        probe=probe,
-        address=params.ray_address,
-        threads=params.threads,
-        gpus=int(device != "cpu"),
-        decode_workers=params.decode_workers,
-        batch_size=params.batch_size,
-    )
 
 
 def load_encoder(params: Params, vae: Path, device: str) -> Encoder[Bucketed]:
@@ -177,10 +154,8 @@ def picture_encoder(
 
     prepare = Pictures(Path(params.train_path), params.background, params.max_pixels)
     identity = {"encoder": digest, "convention": autoencoder.CONVENTION, "dtype": params.dtype}
-    if device == "cpu":
-        return FixedBatch(prepare, encode_batch, params.batch_size, params.threads, identity)
-    tolerance = GPU_TOLERANCE[params.dtype]
-    return GrowingBatch(prepare, encode_batch, params.batch_size, device, identity, tolerance)
+    size, threads = params.batch_size, params.threads
+    return encoder_of(prepare, encode_batch, identity, size, threads, device)
 
 
 def probe_picture(autoencoder: Autoencoder) -> Inputs:

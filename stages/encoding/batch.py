@@ -209,6 +209,20 @@ class _Growing:
             self.size *= 1 if self._is_settled else 2
 
 
+def encoder_of(
+    prepare: Callable[[Item], Inputs],
+    encode: Encode,
+    identity: Mapping[str, str],
+    size: int,
+    threads: int,
+    device: str,
+) -> Encoder[Item]:
+    """Return the encoder for this kind of device; `identity` has the "dtype" of the rows."""
+    if device == "cpu":
+        return FixedBatch(prepare, encode, size, threads, identity)
+    return GrowingBatch(prepare, encode, size, device, identity, GPU_TOLERANCE[identity["dtype"]])
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_ALLOCATOR in str(error)
 

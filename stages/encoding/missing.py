@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from stages.encoding.ahead import ReadAhead, open_pool
 from stages.encoding.batch import Batches, Encoder, Inputs, Item
-from stages.rows.layout import Array
 from stages.rows.location import free_bytes, require_space
 from stages.rows.table import RowTable
-
-COMMIT_BYTES = 64 * 2**20  # rows wait for a common commit until they are this large ...
-COMMIT_SECONDS = 2.0  # ... or took this long: a batch that takes longer is a commit of its own
 
 
 @dataclass(frozen=True)
@@ -114,46 +108,15 @@ def encode_table(
     pool: Executor,
     done: Callable[[int], object],
 ) -> None:
-    """Encode rows of one table in batches, and commit them as they come, errors or not."""
+    """Encode rows of one table in batches; each is a commit, so a kill loses one batch at most.
+
+    A commit costs 10 ms, which only an encoder of toy size notices (`benchmarks/encoding.py`).
+    """
     keys = list(part.items)
     inputs = ReadAhead(pool, prepare, list(part.items.values()))
-    commits = _Commits(part)
-    try:
-        while keys:
-            size = batches.next_size(len(keys))
-            rows = batches.encode_inputs(inputs.take(size, 2 * batches.size))
-            commits.add(keys[:size], rows)
-            done(size)
-            keys = keys[size:]
-    finally:
-        commits.flush()
-
-
-class _Commits(Generic[Item]):
-    """Rows on their way into a table: few large commits instead of many small ones."""
-
-    def __init__(self, part: Wanted[Item]) -> None:
-        self._part = part
-        self._begin()
-
-    def add(self, keys: Sequence[str], rows: Mapping[str, Array]) -> None:
-        self._keys += keys
-        self._rows.append(rows)
-        is_large = len(self._keys) * self._part.table.row_bytes >= COMMIT_BYTES
-        if is_large or time.monotonic() - self._since > COMMIT_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write all rows in one atomic commit; a commit that fails is not tried again."""
-        keys, rows = self._keys, self._rows
-        self._begin()
-        if keys:
-            values = {name: np.concatenate([some[name] for some in rows]) for name in rows[0]}
-            texts = [self._part.describe(self._part.items[key]) for key in keys]
-            self._part.table.add(keys, values, texts)
-            self._since = time.monotonic()
-
-    def _begin(self) -> None:
-        self._keys: list[str] = []
-        self._rows: list[Mapping[str, Array]] = []
-        self._since = time.monotonic()
+    while keys:
+        size = batches.next_size(len(keys))
+        batch, keys = keys[:size], keys[size:]
+        rows = batches.encode_inputs(inputs.take(size, 2 * batches.size))
+        part.table.add(batch, rows, [part.describe(part.items[key]) for key in batch])
+        done(size)

@@ -9,6 +9,7 @@ from datetime import timedelta
 import lance
 import numpy as np
 import pyarrow as pa
+from lance.fragment import write_fragments
 
 from stages.rows.faults import damaged, reading, undisturbed, writing
 from stages.rows.flat import DataFile, FlatRows, NotFlatError
@@ -261,22 +262,36 @@ class RowTable:
         assert dataset is not None
         return dataset
 
-    def _create(self) -> lance.LanceDataset:
-        """Create the empty table, or open the one that another process has just created."""
-        empty = schema_of(self.columns).empty_table()
-        try:
-            lance.write_dataset(empty, self.uri, mode="create", data_storage_version=FILE_VERSION)
-        except OSError as error:
-            if "already exists" not in str(error):
-                raise
-        return self._existing()
-
     def _merge(self, rows: pa.Table) -> int:
         """Insert the rows whose keys are new; return their number."""
-        dataset = self.newest() or self._create()
+        if not rows.num_rows:
+            return 0
+        dataset = self.newest()
+        if dataset is None:
+            if self._create(rows):
+                return int(rows.num_rows)
+            dataset = self._existing()
         merge = dataset.merge_insert("key").when_not_matched_insert_all()
         done = merge.conflict_retries(COMMIT_RETRIES).retry_timeout(PATIENCE).execute(rows)
         return int(done["num_inserted_rows"])
+
+    def _create(self, rows: pa.Table) -> bool:
+        """Create the table with these rows; return False when another process has just created it.
+
+        `lance.write_dataset` would overwrite what the other wrote between its look and its commit;
+        an overwrite that may not be tried again fails instead, because it read no version.
+        """
+        version = FILE_VERSION
+        try:
+            begin = write_fragments(
+                rows, self.uri, mode="create", data_storage_version=version, return_transaction=True
+            )
+            lance.LanceDataset.commit(self.uri, begin, max_retries=0)
+        except OSError:
+            if self.newest() is None:
+                raise
+            return False
+        return True
 
     def _compact(self) -> None:
         """Merge many small files into larger ones; readers keep the version they opened."""

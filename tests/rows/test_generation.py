@@ -68,4 +68,5 @@ def test_racing_processes_agree(tmp_path):
         racer.start()
     for racer in racers:
         racer.join()
+    assert [racer.exitcode for racer in racers] == [0, 0]  # or nobody says a name
     assert names.get() == names.get()

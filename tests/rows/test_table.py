@@ -263,6 +263,22 @@ def test_racing_writers_create_one_table_and_write_each_row_once(tmp_path):
     )
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_table_that_appears_while_it_is_created_keeps_its_rows(tmp_path, monkeypatch, moment):
+    write = table_module.write_fragments
+
+    def write_and_be_overtaken(*args, **kwargs):
+        monkeypatch.setattr(table_module, "write_fragments", write)
+        begin = write(*args, **kwargs) if moment == "after" else None
+        RowTable.open(str(tmp_path), NAME, COLUMNS).add(["k1"], rows_for(["k1"]))
+        return begin or write(*args, **kwargs)
+
+    table = RowTable.open(str(tmp_path), NAME, COLUMNS)
+    monkeypatch.setattr(table_module, "write_fragments", write_and_be_overtaken)
+    assert table.add(["k1", "k2"], rows_for(["k1", "k2"])) == 1
+    assert table.keys() == ["k1", "k2"]
+
+
 def write_for_ever(root, said):
     table = RowTable.open(root, NAME, COLUMNS)
     for number in range(10**6):
