@@ -29,7 +29,9 @@ from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.model import Flux2
 from stages.artifacts import write_table
 from stages.base_record import Part, read_record, write_record
-from stages.params.training import Objective, Optimizer, Training
+from stages.params.objective import Objective
+from stages.params.optimizer import Optimizer
+from stages.params.training import Training
 from stages.rows.keys import row_key, table_name
 from stages.rows.manifest import PRELOAD_BYTES
 from stages.rows.table import RowTable
@@ -37,6 +39,7 @@ from stages.tables import SIZES, to_table
 from stages.train.batches import Batch, Batches, Prefetch
 from stages.train.loop import StepBatches, fit
 from stages.train.methods import METHODS
+from stages.train.model import Model
 from stages.train.objectives import FlowMatching
 from stages.train.optimizers import OPTIMIZERS
 from stages.train.order import Order
@@ -141,7 +144,7 @@ def create_state(depth: int) -> TrainState:
     trainable = dict(denoiser.network.named_parameters())
     optimizer = OPTIMIZERS["adamw"](trainable.values(), Optimizer())
     denoiser.network, optimizer = accelerator.prepare(denoiser.network.train(), optimizer)
-    return TrainState(denoiser, denoiser.network, trainable, optimizer, accelerator, None)
+    return TrainState(Model(denoiser), denoiser.network, trainable, optimizer, accelerator, None)
 
 
 class InMemory:
@@ -157,7 +160,7 @@ class InMemory:
 
 def seconds_a_step(state: TrainState, batches: StepBatches, steps: int) -> float:
     """Train from step 0; time the steps after the first."""
-    method = METHODS["full_finetune"](FlowMatching(Objective()))
+    method = METHODS["full_finetune"](FlowMatching(Objective()), Training())
     state.step = 0
     for last in (1, steps):
         start = time.perf_counter()

@@ -45,7 +45,7 @@ class Params:
 class Artifacts:
     """The trained model, and what is found out about it."""
 
-    denoiser: Path = Path("data/train/denoiser")
+    trained: Path = Path("data/train/weights")
     summary: Path = Path("data/train/summary.json")
     base: Path = Path("data/base")
     metrics: Path = Path("data/evaluate/metrics.json")
@@ -110,7 +110,7 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
     """Generate a picture for each question and let the judge read it."""
     launch.use_threads(params.threads)
     records = base_records(artifacts.base)
-    generator = load_generator(params.family, artifacts.denoiser, records, params.dtype)
+    generator = load_generator(params.family, artifacts.trained, records, params.dtype)
     asked = params.evaluate
     sampling = Sampling(
         steps=params.steps if asked.steps is None else asked.steps,

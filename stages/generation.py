@@ -15,8 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
-from modelzoo.denoiser import Denoiser, load_denoiser
-from modelzoo.families import family
+from modelzoo.denoiser import Denoiser
 from modelzoo.process.processes import Process, process_of
 from modelzoo.process.samplers import guided
 from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
@@ -24,10 +23,11 @@ from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages.artifacts import read_json
 from stages.base_record import Record, read_record
 from stages.tokenizers import open_tokenizers
+from stages.trained import load_trained
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
-BASE_COMPONENTS = ("vae", "text_encoder", "tokenizer", "scheduler")  # beside the denoiser
+BASE_COMPONENTS = ("denoiser", "vae", "text_encoder", "tokenizer", "scheduler")
 MAX_BATCH = 16  # pictures a call; bits depend on it, so it is fixed for each size
 BATCH_PIXELS = 1024 * 1024  # a call makes fewer pictures if they are large
 
@@ -102,14 +102,14 @@ class Generator:
 
 
 def base_records(base: Path) -> dict[str, Record]:
-    """Read the record of each frozen component."""
+    """Read the record of each component of the base."""
     return {name: read_record(base / f"{name}.json") for name in BASE_COMPONENTS}
 
 
 def load_generator(
-    family_name: str, denoiser: Path, components: Mapping[str, Record], dtype: str
+    family_name: str, trained: Path, components: Mapping[str, Record], dtype: str
 ) -> Generator:
-    """Load the denoiser of a folder and the frozen components, every key used.
+    """Load what was trained and the base around it, every key used.
 
     Raises:
         FileNotFoundError: A component is not there.
@@ -117,8 +117,7 @@ def load_generator(
     """
     torch_dtype: torch.dtype = getattr(torch, dtype)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as accelerate chooses
-    kind = family(family_name)
-    loaded = load_denoiser(kind.denoiser, denoiser, torch_dtype)
+    loaded = load_trained(family_name, trained, components["denoiser"], torch_dtype)
     loaded.network.eval().requires_grad_(False).to(device)
     tokenizer = open_tokenizers(family_name, components["tokenizer"])
     text = components["text_encoder"]

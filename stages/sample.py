@@ -32,7 +32,7 @@ class Params:
 class Artifacts:
     """The trained model and the grid."""
 
-    denoiser: Path = Path("data/train/denoiser")
+    trained: Path = Path("data/train/weights")
     summary: Path = Path("data/train/summary.json")
     base: Path = Path("data/base")
     grid: Path = Path("data/sample/grid.png")
@@ -46,7 +46,7 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     """
     launch.use_threads(params.threads)
     records = base_records(artifacts.base)
-    generator = load_generator(params.family, artifacts.denoiser, records, params.dtype)
+    generator = load_generator(params.family, artifacts.trained, records, params.dtype)
     asked = params.sample
     sampling = Sampling(
         asked.steps, asked.cfg_scale, asked.seed, asked.guidance, asked.shift, asked.sampler

@@ -31,7 +31,10 @@ def prove(exported: Path, denoiser: Path, base: Path, family: str, dtype: str) -
     ((name, untrained),) = read_record(base / "denoiser.json").folders.items()
     changed, total = count_changed(exported / name, untrained)
     records = base_records(base)
-    copies = {component: _moved(record, exported) for component, record in records.items()}
+    copies = {
+        component: record if component == "denoiser" else _moved(record, exported)
+        for component, record in records.items()
+    }
     loaded = load_generator(family, exported / name, copies, dtype)
     original = load_generator(family, denoiser, records, dtype)
     differences = {

@@ -33,7 +33,7 @@ class Params:
 class Artifacts:
     """What is exported, and what it came from."""
 
-    denoiser: Path = Path("data/train/denoiser")
+    trained: Path = Path("data/train/weights")
     summary: Path = Path("data/train/summary.json")
     images: Path = Path("data/images.parquet")
     base: Path = Path("data/base")
@@ -59,8 +59,8 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     }
     kind = family(params.family)
     with staging(artifacts.export) as staged:
-        assemble(staged, artifacts.denoiser, artifacts.base, kind.folder, upstream)
-        proof = prove(staged, artifacts.denoiser, artifacts.base, params.family, params.dtype)
+        assemble(staged, artifacts.trained, artifacts.base, kind.folder, upstream)
+        proof = prove(staged, artifacts.trained, artifacts.base, params.family, params.dtype)
     write_json(artifacts.proof, {**proof, "upstream": upstream})
     found = find_run(params.tracking, fingerprint)
     run_id = found.run_id if isinstance(found, MlflowRun) else None

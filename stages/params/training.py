@@ -4,45 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stages.params.methods import Controlnet, Dreambooth, Lora
+from stages.params.objective import Objective
+from stages.params.optimizer import Ema, LrSchedule, Optimizer
 from stages.params.schema import choice, number
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """How gradients become steps."""
-
-    type: str = choice("adamw", "adamw")  # algorithm
-    lr: float | None = number(None, above=0)  # another name of training.learning_rate
-    weight_decay: float = number(0.01, at_least=0)  # decoupled
-    beta1: float = number(0.9, at_least=0, below=1)  # memory of the gradient
-    beta2: float = number(0.999, at_least=0, below=1)  # memory of its square
-    eps: float = number(1.0e-8, above=0)  # added to the root of the square
-
-
-@dataclass(frozen=True)
-class LrSchedule:
-    """The learning rate over the steps, after a linear warm-up."""
-
-    type: str = choice("constant", "constant", "linear", "cosine")  # shape after the warm-up
-    warmup_steps: int = number(0, at_least=0)  # optimizer steps from 0 to the full rate
-    min_ratio: float = number(0.0, at_least=0, at_most=1)  # last rate over learning_rate
-
-
-@dataclass(frozen=True)
-class Objective:
-    """How noise is added and what is predicted."""
-
-    type: str = choice("flow_matching", "flow_matching", "ddpm")  # kind of noise process
-    timestep_sampling: str = choice("logit_normal", "uniform", "logit_normal")  # law of t
-    shift: float = number(1.0, above=0)  # of t; above 1 trains more near pure noise
-    guidance: float = number(1.0, at_least=0)  # told to models that embed it; 1 is none
-
-
-@dataclass(frozen=True)
-class Ema:
-    """A running average of the weights, which is what is kept."""
-
-    decay: float = number(0.9999, at_least=0, below=1)  # share kept a step
 
 
 @dataclass(frozen=True)
@@ -68,37 +33,6 @@ class BatchSize:
 
     resolution: int = number(at_least=1)  # pixels; holds for buckets of at most its square
     batch_size: int = number(at_least=1)  # pictures a micro-batch
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters."""
-
-    rank: int = number(32, at_least=1)  # inner width
-    alpha: float = number(32.0, above=0)  # the update is scaled by alpha / rank
-    dropout: float = number(0.0, at_least=0, below=1)  # of the adapter's input
-    target_modules: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"]
-    )  # ends of the module names that get one
-    train_text_encoder: bool = False  # adapters in the text encoders too
-
-
-@dataclass(frozen=True)
-class Dreambooth:
-    """Personalisation with prior preservation."""
-
-    instance_prompt: str  # caption of the subject's pictures
-    class_prompt: str  # caption of its class
-    num_class_images: int = number(200, at_least=0)  # pictures of the class
-    prior_preservation_weight: float = number(1.0, at_least=0)  # of the class loss
-
-
-@dataclass(frozen=True)
-class Controlnet:
-    """Control by a condition picture."""
-
-    conditioning_type: str = "canny"  # what the condition picture is
-    conditioning_scale: float = number(1.0, at_least=0)  # strength of the control
 
 
 @dataclass(frozen=True)

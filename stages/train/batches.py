@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,10 @@ class Batch:
     t: Tensor  # (B,) in [0, 1]: 0 data, 1 noise
     weights: Tensor  # (B,) of the items' losses
     conditions: Mapping[str, Tensor]  # rows of the text encoders and sizes, each (B, ...)
+    references: tuple[Tensor, ...] = ()  # latents of each reference of the items, (B, C, H', W')
+    mask: Tensor | None = None  # (B, 1, H x factor, W x factor) pixels in {0, 1}: 1 is filled
+    condition: Tensor | None = None  # what a ControlNet follows, see Denoiser.followed
+    prior: Tensor | None = None  # (B,) whether an item is a picture of the class
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,14 +43,18 @@ class Batch:
         """Copy to `device`, without waiting for the copy."""
         if device.type == "cpu":
             return self
-        return replace(
-            self,
-            latents=self.latents.to(device, non_blocking=True),
-            noise=self.noise.to(device, non_blocking=True),
-            t=self.t.to(device, non_blocking=True),
-            weights=self.weights.to(device, non_blocking=True),
-            conditions={k: v.to(device, non_blocking=True) for k, v in self.conditions.items()},
-        )
+        moved = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}
+        return replace(self, **moved)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, Tensor):
+        return part.to(device, non_blocking=True)
+    if isinstance(part, Mapping):
+        return {name: _moved(each, device) for name, each in part.items()}
+    if isinstance(part, tuple):
+        return tuple(_moved(each, device) for each in part)
+    return part
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Metrics(NamedTuple):
     grad_norm: Tensor  # (), before clipping
     lr: float
     names: tuple[str, ...]  # of the step's items
+    losses: Tensor  # (items,), in the order of the names
 
 
 class LossRow(NamedTuple):

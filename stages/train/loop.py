@@ -34,17 +34,19 @@ def fit(
     while state.step < plan.steps:
         micro_batches = batches.at(state.step)
         num_images = sum(len(batch) for batch in micro_batches)
-        loss = torch.zeros((), device=state.device)
+        loss, losses = torch.zeros((), device=state.device), []
         for batch in micro_batches:
-            part = method.loss(state.denoiser, batch) * (len(batch) / num_images)
+            of_items = method.losses(state.model, batch)
+            part = of_items.sum() / num_images
             state.backward(part)
             loss += part.detach()
+            losses.append(of_items.detach())
         grad_norm = state.clip_gradients(plan.max_grad_norm)
         lr = plan.lr(state.step)
         state.advance(lr)
         names = tuple(name for batch in micro_batches for name in batch.names)
         for hook in hooks:  # tensors: only a hook that logs waits for them
-            hook(state, Metrics(loss, grad_norm, lr, names))
+            hook(state, Metrics(loss, grad_norm, lr, names, torch.cat(losses)))
 
 
 def every(steps: int, last: int, hook: Hook) -> Hook:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modelzoo.process import flow_matching
 from modelzoo.process.ddpm import DdpmSchedule, discrete_t
-from stages.params import training
+from stages.params import objective
 
 Scheduler = Mapping[str, Any]  # content of a scheduler_config.json
 
@@ -31,8 +31,8 @@ class Objective(Protocol):
         """Corrupt data (B, C, H, W) at times t (B,)."""
         ...
 
-    def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return what the denoiser should predict, (B, C, H, W)."""
+    def losses(self, prediction: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return each item's loss (B,) for a prediction (B, C, H, W) in float32."""
         ...
 
 
@@ -40,7 +40,7 @@ class Objective(Protocol):
 class FlowMatching:
     """Rectified flow: regress the constant velocity from data to noise (Liu et al. 2022, eq. 1)."""
 
-    settings: training.Objective
+    settings: objective.Objective
 
     @property
     def guidance(self) -> float:
@@ -56,16 +56,16 @@ class FlowMatching:
         """Return the point at time t on the straight line from data to noise."""
         return flow_matching.interpolate(data, noise, t)
 
-    def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return the velocity of that line, which does not depend on t."""
-        return flow_matching.velocity_target(data, noise)
+    def losses(self, prediction: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the squared distance to the velocity of that line."""
+        return squared_errors(prediction, flow_matching.velocity_target(data, noise))
 
 
 @dataclass(frozen=True)
 class Ddpm:
     """Denoising diffusion: regress the noise, or v (Ho et al. 2020; Salimans and Ho 2022)."""
 
-    settings: training.Objective
+    settings: objective.Objective
     schedule: DdpmSchedule
 
     @property
@@ -81,23 +81,28 @@ class Ddpm:
         """Mix data and noise as the schedule says."""
         return self.schedule.add_noise(data, noise, t)
 
-    def target(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return what the schedule says the network predicts."""
-        return self.schedule.target(data, noise, t)
+    def losses(self, prediction: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the squared distance to what the schedule says the network predicts."""
+        return squared_errors(prediction, self.schedule.target(data, noise, t))
 
 
-def flow_matching_objective(settings: training.Objective, scheduler: Scheduler) -> Objective:
+def squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of each item, (B,)."""
+    return (prediction - target).square().flatten(1).mean(1)
+
+
+def flow_matching_objective(settings: objective.Objective, scheduler: Scheduler) -> Objective:
     """Make the objective of models that predict a velocity."""
     return FlowMatching(settings)
 
 
-def ddpm_objective(settings: training.Objective, scheduler: Scheduler) -> Objective:
+def ddpm_objective(settings: objective.Objective, scheduler: Scheduler) -> Objective:
     """Make the objective of models that predict noise or v, with the base's own schedule."""
     return Ddpm(settings, DdpmSchedule.from_dict(scheduler))
 
 
 # from the section `training.objective` and the base's scheduler_config.json
-OBJECTIVES: Mapping[str, Callable[[training.Objective, Scheduler], Objective]] = {
+OBJECTIVES: Mapping[str, Callable[[objective.Objective, Scheduler], Objective]] = {
     "flow_matching": flow_matching_objective,
     "ddpm": ddpm_objective,
 }

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modelzoo.denoiser import save_denoiser
 from stages.artifacts import staging, write_csv, write_json
 from stages.tables import SCHEMA_VERSION
 from stages.train.history import History
+from stages.train.method import Method
 from stages.train.state import TrainState
 
 TRAINED = pa.schema(  # one row a sample of the split "train", sorted by sample_id
@@ -33,12 +33,12 @@ class Report:
     visits: Mapping[str, int]  # how often each sample was trained on
 
 
-def write_outputs(folder: Path, state: TrainState, report: Report) -> None:
+def write_outputs(folder: Path, state: TrainState, method: Method, report: Report) -> None:
     """Write the folder `data/train` whole; nothing in it says when or where it was made."""
     with staging(folder) as staged:
         staged.mkdir()
-        with state.evaluation() as denoiser:
-            save_denoiser(denoiser, staged / "denoiser")
+        with state.evaluation() as model:
+            method.save(model, staged / "weights")
         _write_curves(staged / "curves", state.history, report.times)
         _write_ledger(staged / "ledger.parquet", report.visits)
         write_json(staged / "summary.json", _summary(state, report))
@@ -49,7 +49,7 @@ def _summary(state: TrainState, report: Report) -> dict[str, object]:
     return {
         "fingerprint": report.fingerprint,
         "num_images": len(report.visits),  # that could be trained on
-        "num_parameters": sum(p.numel() for p in state.network.parameters()),
+        "num_parameters": sum(p.numel() for p in state.trainable.values()),
         "steps": state.step,
         "val_loss": validations[-1].loss,
         "val_loss_base": validations[0].loss,

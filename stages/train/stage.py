@@ -129,7 +129,7 @@ class Trainer:
         output = self.artifacts.output
         visits = self.batches.samples.by_sample(self.batches.order.visits(self.plan.steps))
         report = Report(self.fingerprint, self.validation.times, visits)
-        write_outputs(output, self.state, report)
+        write_outputs(output, self.state, self.method, report)
         for name in ("summary.json", "curves"):
             run.log_artifact(output / name, name.partition(".")[0])
 
@@ -162,7 +162,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
         settings.objective, read_json(scheduler)
     )
-    method = choose(METHODS, "training.method", settings.method)(objective)
+    method = choose(METHODS, "training.method", settings.method)(objective, settings)
     order = Order(
         buckets=splits["train"].buckets,
         repeats=splits["train"].repeats,
@@ -208,14 +208,15 @@ def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainS
     settings, kind = params.training, families.family(params.family)
     folder = read_record(artifacts.denoiser).folders[kind.folder]
     denoiser = load_denoiser(kind.denoiser, folder, getattr(torch, params.dtype))
-    network = denoiser.network.train()
+    model = method.build(denoiser)
+    network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
-    trainable = dict(method.trainable(network))
+    trainable = dict(method.trainable(model))
     create = choose(OPTIMIZERS, "training.optimizer.type", settings.optimizer.type)
     optimizer = create(trainable.values(), settings.optimizer)
-    denoiser.network, optimizer = accelerator.prepare(network, optimizer)
+    model.learner, optimizer = accelerator.prepare(network, optimizer)
     decay = None if settings.ema is None else settings.ema.decay
-    return TrainState(denoiser, network, trainable, optimizer, accelerator, decay)
+    return TrainState(model, network, trainable, optimizer, accelerator, decay)
 
 
 def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> str:

@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from modelzoo.denoiser import Denoiser
 from stages.train.history import History
+from stages.train.model import Model
 
 Tensors = Mapping[str, Tensor]
 
@@ -45,11 +45,11 @@ class Ema:
 
 
 class TrainState:
-    """The denoiser, its optimizer and average, the step and the curves so far."""
+    """The model, its optimizer and average, the step and the curves so far."""
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        model: Model,
         network: nn.Module,
         trainable: Mapping[str, nn.Parameter],
         optimizer: Any,
@@ -59,14 +59,14 @@ class TrainState:
         """Take the parts.
 
         Args:
-            denoiser: The model object whose `predict` is trained, over the prepared module.
-            network: The module itself, without wrappers.
+            model: What a step computes with, its learner as `accelerator` has prepared it.
+            network: The learner itself, without wrappers.
             trainable: Its parameters that learn, with their names, in the optimizer's order.
             optimizer: As `accelerator` has prepared it.
             accelerator: Runs backward, clipping and mixed precision.
             ema_decay: None keeps the trained weights themselves.
         """
-        self.denoiser, self.network = denoiser, network
+        self.model, self.network = model, network
         self.trainable = trainable
         self.optimizer, self.accelerator = optimizer, accelerator
         self.ema = None if ema_decay is None else Ema(self.trainable, ema_decay)
@@ -99,28 +99,25 @@ class TrainState:
             self.ema.update(self.step)
 
     @contextmanager
-    def evaluation(self) -> Iterator[Denoiser]:
-        """Yield the denoiser as it will be kept: averaged, in evaluation mode, no gradients."""
+    def evaluation(self) -> Iterator[Model]:
+        """Yield the model as it will be kept: averaged, in evaluation mode, no gradients."""
         was_training = self.network.training
         self.network.eval()
         try:
             with torch.no_grad():
                 if self.ema is None:
-                    yield self.denoiser
+                    yield self.model
                 else:
                     with self.ema.in_place():
-                        yield self.denoiser
+                        yield self.model
         finally:
             self.network.train(was_training)
 
-    def kept_weights(self) -> dict[str, Tensor]:
-        """Return the weights that training is for: the average where there is one."""
-        with self.evaluation():
-            return {name: value.detach() for name, value in self.network.state_dict().items()}
-
     def tensors(self) -> dict[str, Tensors]:
         """Return the tensors of a checkpoint, one mapping a file."""
-        files: dict[str, Tensors] = {"weights": self.network.state_dict()}
+        files: dict[str, Tensors] = {
+            "weights": {name: p.detach() for name, p in self.trainable.items()}
+        }
         slots = self.optimizer.state_dict()["state"]
         files["optimizer"] = {
             f"{name}.{slot}": value
@@ -146,7 +143,9 @@ class TrainState:
         Raises:
             RuntimeError, KeyError: The tensors are not those of this model.
         """
-        self.network.load_state_dict(dict(files["weights"]))
+        with torch.no_grad():
+            for name, p in self.trainable.items():
+                p.copy_(files["weights"][name])
         if self.ema is not None:
             for name, average in self.ema.average.items():
                 average.copy_(files["ema"][name])

@@ -32,13 +32,13 @@ class Validation:
     def measure(self, state: TrainState) -> ValidationRow:
         """Return the mean loss of the weights that would be kept, over the grid and by t."""
         by_t = []
-        with state.evaluation() as denoiser:
+        with state.evaluation() as model:
             for place, t in enumerate(self.times):
                 losses = [
-                    self.method.loss(denoiser, batch).double() * len(batch)
+                    self.method.losses(model, batch).double()
                     for batch in self._batches(place, t, state.device)
                 ]
-                by_t.append(torch.stack(losses).sum())
+                by_t.append(torch.cat(losses).sum())
         num_items = int((self.samples.sample_of < self.num_images).sum())
         means = (torch.stack(by_t) / num_items).tolist()
         return ValidationRow(state.step, sum(means) / len(means), means)

@@ -14,6 +14,7 @@ from stages.params import schema
 from stages.params.config import Config
 from stages.params.data import Data
 from stages.params.model import FromScratch
+from stages.params.optimizer import Ema
 from stages.params.read import (
     SECTIONS,
     canonical,
@@ -23,7 +24,7 @@ from stages.params.read import (
     read,
     section_type,
 )
-from stages.params.training import Ema, Training
+from stages.params.training import Training
 
 GIVEN = """
 experiment: {name: test, output_dir: out, seed: 3}

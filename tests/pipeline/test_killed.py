@@ -36,7 +36,7 @@ def assert_same_as(finished: Workspace, workspace: Workspace, resumed: Finished)
     (line,) = resumed.lines("train: going on after step ")
     assert 0 < int(line.split()[5]) < 200
     trained = workspace.bytes("data/train")
-    assert "data/train/denoiser/diffusion_pytorch_model.safetensors" in trained
+    assert "data/train/weights/diffusion_pytorch_model.safetensors" in trained
     assert trained == finished.bytes("data/train")
     assert workspace.lock() == finished.lock()
     assert workspace.processes() == []

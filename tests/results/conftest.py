@@ -123,7 +123,7 @@ def _write_model(data: Path, family: str) -> None:
     with torch.no_grad():
         for parameter in denoiser.network.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    save_denoiser(denoiser, data / "train" / "denoiser")
+    save_denoiser(denoiser, data / "train" / "weights")
     summary = {"fingerprint": "f" * 64, "val_loss": 0.123456789, "val_loss_base": 2.0}
     _write(data / "train" / "summary.json", summary)
     (data / "images.parquet").write_bytes(b"stands for the dataset's table")

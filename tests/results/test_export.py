@@ -124,7 +124,7 @@ def test_the_users_copy_says_what_it_was_born_from(data: Path) -> None:
 
 def test_the_users_copy_is_replaced_by_a_later_export(data: Path) -> None:
     run()
-    edit_weights(data / "train" / "denoiser", lambda s: {k: v + 0.1 for k, v in s.items()})
+    edit_weights(data / "train" / "weights", lambda s: {k: v + 0.1 for k, v in s.items()})
     run()
     exported, copied = (p / "transformer" / WEIGHTS for p in (data / "export", DESTINATION))
     assert copied.read_bytes() == exported.read_bytes()
@@ -154,7 +154,7 @@ def test_the_users_copy_lies_outside_of_the_tracked_folder(data: Path, inside: s
 
 def test_untrained_weights_are_not_exported(data: Path) -> None:
     base = data / "base" / "model" / "transformer" / WEIGHTS
-    (data / "train" / "denoiser" / WEIGHTS).write_bytes(base.read_bytes())
+    (data / "train" / "weights" / WEIGHTS).write_bytes(base.read_bytes())
     with pytest.raises(ValueError, match="nothing was trained"):
         run()
     assert not (data / "export").exists()
@@ -170,7 +170,7 @@ def test_untrained_weights_are_not_exported(data: Path) -> None:
     ids=["missing", "surplus"],
 )
 def test_every_key_of_the_export_is_used(data: Path, change: object) -> None:
-    edit_weights(data / "train" / "denoiser", change)
+    edit_weights(data / "train" / "weights", change)
     with pytest.raises(ValueError, match="does not fit Flux2Transformer2DModel"):
         run()
     assert not (data / "export").exists()
@@ -184,7 +184,7 @@ def test_a_base_that_has_changed_since_is_refused(data: Path) -> None:
 
 def test_weights_that_are_not_finite_are_not_exported(data: Path) -> None:
     nan = float("nan")
-    edit_weights(data / "train" / "denoiser", lambda s: {k: v * nan for k, v in s.items()})
+    edit_weights(data / "train" / "weights", lambda s: {k: v * nan for k, v in s.items()})
     with pytest.raises(ValueError, match="another prediction"):
         run()
 
@@ -238,7 +238,7 @@ def test_diffusers_draws_the_same_picture_from_the_export(
     data = data_of(family)
     run(family=family)
     generator = load_generator(
-        family, data / "train" / "denoiser", base_records(data / "base"), "float32"
+        family, data / "train" / "weights", base_records(data / "base"), "float32"
     )
     prompt = Prompt("handwritten digits one", SIZE["width"], SIZE["height"])
     ours = generate(generator, [prompt], Sampling(3, CFG, seed=7), "test")[0]

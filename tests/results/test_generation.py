@@ -33,7 +33,7 @@ PROMPTS = [
 
 def load(data: Path, family: str) -> Generator:
     return load_generator(
-        family, data / "train" / "denoiser", base_records(data / "base"), "float32"
+        family, data / "train" / "weights", base_records(data / "base"), "float32"
     )
 
 

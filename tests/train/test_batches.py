@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from stages.params.training import Objective
+from stages.params.objective import Objective
 from stages.randomness import generator
 from stages.train.batches import Batches, Prefetch
 from stages.train.objectives import FlowMatching
@@ -68,8 +69,8 @@ def visits(of, epochs):
     found = {}
     for step in range(epochs * of.order.epoch_length):
         for batch in of.at(step):
-            tensors = {**vars(batch), **batch.conditions}
-            del tensors["names"], tensors["conditions"]
+            parts = {**vars(batch), **batch.conditions}
+            tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
             for place, name in enumerate(batch.names):
                 got = {column: values[place] for column, values in tensors.items()}
                 found.setdefault(name, []).append(got)

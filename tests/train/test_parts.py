@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from stages.params.training import BatchSize, LrSchedule, Objective, Optimizer, Training
+from stages.params.objective import Objective
+from stages.params.optimizer import LrSchedule, Optimizer
+from stages.params.training import BatchSize, Training
 from stages.train.batches import Batch
 from stages.train.history import History, Metrics
 from stages.train.loop import every, fit
 from stages.train.methods import METHODS
+from stages.train.model import Model
 from stages.train.objectives import OBJECTIVES, FlowMatching
 from stages.train.optimizers import OPTIMIZERS
 from stages.train.plan import create_plan, micro_batch_sizes
@@ -77,16 +80,19 @@ def test_ddpm_mixes_and_asks_for_what_the_bases_scheduler_says(prediction):
     objective = ddpm(prediction_type=prediction)
     torch.testing.assert_close(objective.noisy(data, noise, t), signal * data + level * noise)
     expected = noise if prediction == "epsilon" else signal * noise - level * data
-    torch.testing.assert_close(objective.target(data, noise, t), expected)
+    torch.testing.assert_close(objective.losses(expected, data, noise, t), torch.zeros(2))
+    torch.testing.assert_close(
+        objective.losses(expected + 2, data, noise, t), torch.full((2,), 4.0)
+    )
 
 
 def test_a_model_that_embeds_guidance_is_told_the_objectives():
     denoiser = Scale()
-    method = METHODS["full_finetune"](FlowMatching(Objective(guidance=1.5)))
-    method.loss(denoiser, batch_of([0]))
+    method = METHODS["full_finetune"](FlowMatching(Objective(guidance=1.5)), Training())
+    method.losses(Model(denoiser), batch_of([0]))
     assert denoiser.told is None
     denoiser.embeds_guidance = True
-    method.loss(denoiser, batch_of([0]))
+    method.losses(Model(denoiser), batch_of([0]))
     assert denoiser.told == 1.5
 
 
@@ -115,7 +121,7 @@ class Scale:
         self.told = guidance
         return rows["context"]
 
-    def predict(self, noisy, t, conditioning):
+    def predict(self, noisy, t, conditioning, residuals):
         return self.network.scale * noisy + conditioning.mean()
 
 
@@ -124,7 +130,7 @@ def state_of(denoiser, ema_decay=None):
     trainable = dict(denoiser.network.named_parameters())
     optimizer = OPTIMIZERS["adamw"](trainable.values(), Optimizer())
     network, optimizer = accelerator.prepare(denoiser.network, optimizer)
-    return TrainState(denoiser, network, trainable, optimizer, accelerator, ema_decay)
+    return TrainState(Model(denoiser), network, trainable, optimizer, accelerator, ema_decay)
 
 
 def batch_of(ids, seed=0):
@@ -149,7 +155,7 @@ class Given:
 
 def train(*micro_batches, steps=3, hooks=()):
     state = state_of(Scale())
-    method = METHODS["full_finetune"](FlowMatching(Objective()))
+    method = METHODS["full_finetune"](FlowMatching(Objective()), Training())
     fit(state, method, Given(*micro_batches), plan(steps=steps, warmup=0), hooks)
     return state
 
@@ -164,29 +170,29 @@ def test_micro_batches_of_any_size_count_by_their_images():
     torch.testing.assert_close(seen[0].loss, seen[3].loss)
     torch.testing.assert_close(seen[0].grad_norm, seen[3].grad_norm)
     assert seen[3].names == ("0", "1", "2", "3", "4")
+    torch.testing.assert_close(seen[3].losses.mean(), seen[3].loss)
 
 
 def test_the_loss_is_the_mean_of_the_items_losses_times_their_weights():
-    method, denoiser = METHODS["full_finetune"](FlowMatching(Objective())), Scale()
+    method, denoiser = METHODS["full_finetune"](FlowMatching(Objective()), Training()), Scale()
     weights = torch.tensor([0.25, 1.0, 3.0])
-    alone = torch.stack([method.loss(denoiser, batch_of([i])) for i in range(3)])
+    model = Model(denoiser)
+    alone = torch.cat([method.losses(model, batch_of([i])) for i in range(3)])
     batch = replace(batch_of([0, 1, 2]), weights=weights)
-    torch.testing.assert_close(method.loss(denoiser, batch), (weights * alone).mean())
+    torch.testing.assert_close(method.losses(model, batch), weights * alone)
 
 
-@pytest.mark.parametrize("share", [1.0, 3 / 7])
-def test_a_weight_of_one_changes_no_bit_of_loss_and_gradient(share):
-    method, denoiser = METHODS["full_finetune"](FlowMatching(Objective())), Scale()
+def test_the_loss_is_the_mean_squared_error_of_the_velocity():
+    method, model = METHODS["full_finetune"](FlowMatching(Objective()), Training()), Model(Scale())
     batch = batch_of([0, 1, 2, 3, 4])
     noisy = torch.lerp(batch.latents, batch.noise, batch.t.view(-1, 1, 1, 1))
-    plain = F.mse_loss(
-        denoiser.predict(noisy, batch.t, torch.zeros(1)), batch.noise - batch.latents
-    )
-    (wanted,) = torch.autograd.grad(plain * share, denoiser.network.parameters())
-    loss = method.loss(denoiser, batch)
-    (found,) = torch.autograd.grad(loss * share, denoiser.network.parameters())
-    assert torch.equal(loss, plain)
-    assert torch.equal(found, wanted)
+    prediction = model.denoiser.predict(noisy, batch.t, torch.zeros(1), {})
+    plain = F.mse_loss(prediction, batch.noise - batch.latents)
+    (wanted,) = torch.autograd.grad(plain, model.learner.parameters())
+    loss = method.losses(model, batch).mean()
+    (found,) = torch.autograd.grad(loss, model.learner.parameters())
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_bucket_takes_the_batch_size_of_the_smallest_resolution_it_fits():
@@ -200,10 +206,10 @@ def test_a_bucket_takes_the_batch_size_of_the_smallest_resolution_it_fits():
 def test_evaluation_uses_the_average_and_gives_the_weights_back():
     state = state_of(Scale(), ema_decay=0.9)
     state.ema.average["scale"].fill_(7.0)
-    with state.evaluation() as denoiser:
-        assert denoiser.network.scale.item() == 7.0
+    with state.evaluation() as model:
+        assert model.denoiser.network.scale.item() == 7.0
         assert not torch.is_grad_enabled()
-    assert state.denoiser.network.scale.item() == 0.5
+    assert state.model.denoiser.network.scale.item() == 0.5
     assert state.network.training
 
 
@@ -214,7 +220,9 @@ def test_every_calls_on_multiples_and_at_the_end():
 
 
 def metrics(loss, grad_norm=1.0, lr=0.1, ids=("a",)):
-    return Metrics(torch.tensor(loss), torch.tensor(grad_norm), lr, ids)
+    return Metrics(
+        torch.tensor(loss), torch.tensor(grad_norm), lr, ids, torch.full((len(ids),), loss)
+    )
 
 
 def test_a_row_of_the_curve_is_the_mean_since_the_last_one_also_across_a_restart():

@@ -40,7 +40,7 @@ def test_it_writes_the_averaged_weights_the_curves_a_summary_and_a_ledger(worksp
     assert (summary["steps"], summary["num_images"]) == (20, 15)
     trainer = create_trainer(params)
     trainer.checkpoints.restore(trainer.state)
-    kept = load_denoiser(Flux2, workspace.output / "denoiser")
+    kept = load_denoiser(Flux2, workspace.output / "weights")
     for name, weight in kept.network.state_dict().items():
         assert torch.equal(weight, trainer.state.ema.average[name])
     ledger = pq.read_table(workspace.output / "ledger.parquet").to_pydict()
@@ -64,7 +64,7 @@ def test_gradient_checkpointing_and_bfloat16_train_too(workspace):
         losses.append(read_csv(workspace.output / "curves/loss.csv")[1][-1][1])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert losses[2] == pytest.approx(losses[0], rel=0.05)
-    kept = load_file(workspace.output / "denoiser/diffusion_pytorch_model.safetensors")
+    kept = load_file(workspace.output / "weights/diffusion_pytorch_model.safetensors")
     assert {weight.dtype for weight in kept.values()} == {torch.bfloat16}
 
 
@@ -98,9 +98,9 @@ def test_sdxl_is_told_the_sizes_of_its_pictures(make_workspace):
         for sample_id, sizes in zip(batch.names, batch.conditions["sizes"], strict=True):
             i = int(sample_id, 16)
             assert sizes.tolist() == [100 + i, 200, i % 3, 0, 16, 32 if i % 2 else 16]
-    network, seen = trainer.state.denoiser.network, []
+    network, seen = trainer.state.model.denoiser.network, []
     network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    trainer.method.loss(trainer.state.denoiser, batches[0])
+    trainer.method.losses(trainer.state.model, batches[0])
     assert torch.equal(seen[0]["time_ids"], batches[0].conditions["sizes"].float())
 
 
@@ -170,7 +170,7 @@ def test_validation_ignores_repeats_and_weights(workspace):
 
 def test_validation_takes_the_first_variant_of_each_picture_at_all_its_resolutions(make_workspace):
     trainer = create_trainer(make_workspace(scales=(1, 2), num_variants=3).params())
-    network, seen = trainer.state.denoiser.network, []
+    network, seen = trainer.state.model.denoiser.network, []
     network.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["hidden_states"].shape), with_kwargs=True
     )
@@ -263,8 +263,8 @@ def test_who_comes_later_writes_later(workspace, forks, capsys):
 
 def test_a_last_step_without_a_finite_loss_writes_nothing(workspace):
     trainer = create_trainer(workspace.params(steps=3))
-    predict, state = trainer.state.denoiser.predict, trainer.state
-    state.denoiser.predict = lambda *of: predict(*of) * (torch.nan if state.step == 2 else 1)
+    predict, state = trainer.state.model.denoiser.predict, trainer.state
+    state.model.denoiser.predict = lambda *of: predict(*of) * (torch.nan if state.step == 2 else 1)
     with pytest.raises(ValueError, match="not finite since step 3"):
         trainer.fit()
     assert not workspace.output.exists()
@@ -273,14 +273,14 @@ def test_a_last_step_without_a_finite_loss_writes_nothing(workspace):
 def test_divergence_stops_training_and_spares_the_good_checkpoint(workspace):
     params = workspace.params(checkpoint={"every": 1, "keep": 50}, log_every=1)
     trainer = create_trainer(params)
-    predict, calls = trainer.state.denoiser.predict, []
+    predict, calls = trainer.state.model.denoiser.predict, []
 
-    def breaks_down(noisy, t, conditioning):
+    def breaks_down(noisy, t, *rest):
         calls.append(t)
-        prediction = predict(noisy, t, conditioning)
+        prediction = predict(noisy, t, *rest)
         return prediction * torch.nan if trainer.state.step >= 5 else prediction
 
-    trainer.state.denoiser.predict = breaks_down
+    trainer.state.model.denoiser.predict = breaks_down
     with pytest.raises(ValueError, match="not finite since step 6, which trained on samples 0"):
         trainer.fit()
     assert trainer.state.step == 8

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelzoo.denoiser import Denoiser
+from modelzoo.denoiser import Denoiser, save_denoiser
+from stages.params.training import Training
 from stages.train.batches import Batch
+from stages.train.model import Model
 from stages.train.objectives import Objective
+from stages.train.prediction import item_losses, predict
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,20 @@ class FullFinetune:
     """Regress the objective's target with all weights."""
 
     objective: Objective
+    settings: Training
 
-    def trainable(self, network: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    def build(self, denoiser: Denoiser) -> Model:
+        """Take the base as it is."""
+        return Model(denoiser)
+
+    def trainable(self, model: Model) -> Iterable[tuple[str, nn.Parameter]]:
         """Return all parameters."""
-        return network.named_parameters()
+        return model.learner.named_parameters()
 
-    def loss(self, denoiser: Denoiser, batch: Batch) -> Tensor:
-        """Return the weighted squared error's mean, in float32 whatever the network's weights are.
+    def losses(self, model: Model, batch: Batch) -> Tensor:
+        """Return each item's weighted loss, (B,)."""
+        return item_losses(self.objective, batch, predict(model, self.objective, batch))
 
-        A weight of 1 changes no bit.
-        """
-        noisy = self.objective.noisy(batch.latents, batch.noise, batch.t)
-        guidance = self.objective.guidance if denoiser.embeds_guidance else None
-        conditioning = denoiser.conditioning(batch.conditions, guidance)
-        prediction = denoiser.predict(noisy.to(denoiser.dtype), batch.t, conditioning)
-        target = self.objective.target(batch.latents, batch.noise, batch.t)
-        scale = batch.weights.sqrt().view(-1, 1, 1, 1)
-        return F.mse_loss(scale * prediction.float(), scale * target)
+    def save(self, model: Model, folder: Path) -> None:
+        """Write the network as a diffusers folder."""
+        save_denoiser(model.denoiser, folder)

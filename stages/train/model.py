@@ -1,0 +1,34 @@
+"""What a step computes with: the base, and what a method has put into it or beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from modelzoo.denoiser import Denoiser
+
+
+@dataclass
+class Model:
+    """The base's denoiser and, where the method trains one, a ControlNet.
+
+    Attributes:
+        denoiser: of the base; adapters are inside its network.
+        controlnet: learns instead of the denoiser's network, which is then frozen.
+    """
+
+    denoiser: Denoiser
+    controlnet: nn.Module | None = None
+
+    @property
+    def learner(self) -> nn.Module:
+        """The module that learns, in the wrapper that the engine has put around it."""
+        return self.denoiser.network if self.controlnet is None else self.controlnet
+
+    @learner.setter
+    def learner(self, module: nn.Module) -> None:
+        if self.controlnet is None:
+            self.denoiser.network = module
+        else:
+            self.controlnet = module
