@@ -86,6 +86,28 @@ class Denoiser(ABC):
             ValueError: A row is missing, or guidance is given to a model that does not embed it.
         """
 
+    def with_pictures(
+        self,
+        conditioning: Any,
+        references: Sequence[Tensor] = (),
+        fill: Tensor | None = None,
+        time_offset: float | None = None,
+    ) -> Any:
+        """Add pictures to edit to a conditioning, which is not changed.
+
+        Args:
+            conditioning: What `conditioning` gives.
+            references: Latents (B, C, h, w) of each picture to look at (Kontext).
+            fill: Channels (B, C', H, W) of what is filled, only for Fill models.
+            time_offset: Of the references, from one to the next along t; None: the family's own.
+
+        Raises:
+            ValueError: The family or the model does not know such pictures.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes no pictures to edit: use a model of a FLUX family"
+        )
+
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
         """List the blocks that are checkpointed, compiled, sharded or offloaded one by one."""

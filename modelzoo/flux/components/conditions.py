@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from modelzoo.flux.components.positions import reference_positions
+
+Tokens = Callable[[Tensor], Tensor]  # latents (B, C, h, w) to tokens (B, N, D)
 
 
 def input_tokens(
@@ -29,6 +34,55 @@ def input_tokens(
                 "img_cond"
             )
     return given if img_cond_seq is None else torch.cat([given, img_cond_seq], dim=1)
+
+
+def reference_tokens(
+    references: Sequence[Tensor],
+    time_offset: float,
+    tokens: Tokens,
+    patch: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Lay out latents of references as tokens (B, R, D) of `dtype`, with positions (R, 4).
+
+    Args:
+        references: (B, C, h, w) each, of any sizes.
+        time_offset: Reference i stands at t = time_offset * (i + 1), in rows and columns of its
+            own; the target has t 0.
+        tokens: Packs latents, `patch` cells of which make a token's side.
+        patch: As said.
+        dtype: Of the tokens.
+    """
+    sizes = tuple((each.shape[-2] // patch, each.shape[-1] // patch) for each in references)
+    step = int(time_offset) if float(time_offset).is_integer() else time_offset
+    positions = reference_positions(sizes, step, references[0].device)
+    return torch.cat([tokens(each).to(dtype) for each in references], dim=1), positions
+
+
+def with_pictures(
+    conditioning: Any,
+    fill_channels: int,
+    references: Sequence[Tensor],
+    fill: Tensor | None,
+    time_offset: float | None,
+) -> Any:
+    """Add pictures to the conditioning of a network with `fill_channels` beside the noise.
+
+    Raises:
+        ValueError: It is not made for such pictures.
+    """
+    given = 0 if fill is None else fill.shape[1]
+    if bool(given) != bool(fill_channels):
+        raise ValueError(
+            f"FLUX: {given} channels of what is to be filled were given, but the model has "
+            f"{fill_channels} for that: give a picture and its mask to Fill models, and to no other"
+        )
+    if fill_channels and references:
+        raise ValueError(
+            "FLUX: references were given to a Fill model, which looks at none: leave them out"
+        )
+    changes = {} if time_offset is None else {"time_offset": time_offset}
+    return conditioning._replace(references=tuple(references), fill=fill, **changes)
 
 
 def fill_condition(masked: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.denoiser import Denoiser
-from modelzoo.flux.components.conditions import fill_condition
-from modelzoo.flux.components.positions import reference_positions
+from modelzoo.flux.components.conditions import Tokens, fill_condition, reference_tokens
 
 D = TypeVar("D", bound=Denoiser)
-Tokens = Callable[[Tensor], Tensor]  # latents (B, C, h, w) to tokens (B, N, D)
 
 
 class PictureEncoder(Protocol):
@@ -51,10 +49,7 @@ def kontext_conditioning(
     if not images:
         raise ValueError("FLUX: no reference image was given: give one or several (B, 3, H, W)")
     latents = [_latents(image, vae, device) for image in images]
-    sizes = tuple((each.shape[-2] // patch, each.shape[-1] // patch) for each in latents)
-    step = int(time_offset) if float(time_offset).is_integer() else time_offset
-    positions = reference_positions(sizes, step, torch.device(device))
-    sequence = torch.cat([tokens(each) for each in latents], dim=1).to(dtype)
+    sequence, positions = reference_tokens(latents, time_offset, tokens, patch, dtype)
     return sequence, positions.expand(len(sequence), -1, -1)
 
 

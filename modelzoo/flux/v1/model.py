@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.denoiser import NO_RESIDUALS, Denoiser
-from modelzoo.flux.components.conditions import embedded_guidance, rows_of
-from modelzoo.flux.components.positions import image_positions, reference_positions
+from modelzoo.flux.components.conditions import (
+    embedded_guidance,
+    reference_tokens,
+    rows_of,
+    with_pictures,
+)
+from modelzoo.flux.components.positions import image_positions
 from modelzoo.flux.v1.config import Flux1Config
 from modelzoo.flux.v1.latents import PATCH, REFERENCE_STEP, pack, text_positions, unpack
 from modelzoo.flux.v1.transformer import FluxTransformer2DModel, JointBlock, SingleBlock
@@ -29,6 +34,7 @@ class Flux1Conditioning(NamedTuple):
     guidance: Tensor | None = None  # (B,), only for models that embed guidance
     references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) of pictures to look at (Kontext)
     fill: Tensor | None = None  # (B, C', H, W): `fill_condition`, only for Fill models
+    time_offset: float = REFERENCE_STEP  # of the references, from one to the next along t
 
 
 class Flux1(Denoiser):
@@ -71,12 +77,10 @@ class Flux1(Denoiser):
         """Lay out what the network is called with, given what `predict` is."""
         dtype, device = self.dtype, noisy.device
         height, width = noisy.shape[-2:]
-        context, pooled, guidance, references, fill = conditioning
-        sizes = tuple((r.shape[-2] // PATCH, r.shape[-1] // PATCH) for r in references)
+        context, pooled, guidance, references, fill, time_offset = conditioning
         seen = places = None
         if references:
-            seen = torch.cat([pack(r).to(dtype) for r in references], dim=1)
-            places = reference_positions(sizes, REFERENCE_STEP, device)
+            seen, places = reference_tokens(references, time_offset, pack, PATCH, dtype)
         return {
             "hidden_states": pack(noisy).to(dtype),
             "encoder_hidden_states": context,
@@ -115,6 +119,20 @@ class Flux1(Denoiser):
                 "leave it out and use cfg_scale"
             )
         return Flux1Conditioning(context, pooled)
+
+    def with_pictures(
+        self,
+        conditioning: Flux1Conditioning,
+        references: Sequence[Tensor] = (),
+        fill: Tensor | None = None,
+        time_offset: float | None = None,
+    ) -> Flux1Conditioning:
+        """Add references, or what a Fill model fills, to a conditioning."""
+        channels = self.config.fill_channels
+        added: Flux1Conditioning = with_pictures(
+            conditioning, channels, references, fill, time_offset
+        )
+        return added
 
     def blocks(self) -> Sequence[nn.Module]:
         """List the blocks, joint ones first."""

@@ -10,8 +10,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modelzoo.denoiser import NO_RESIDUALS, Denoiser
-from modelzoo.flux.components.conditions import embedded_guidance, rows_of
-from modelzoo.flux.components.positions import image_positions, reference_positions
+from modelzoo.flux.components.conditions import (
+    embedded_guidance,
+    reference_tokens,
+    rows_of,
+    with_pictures,
+)
+from modelzoo.flux.components.positions import image_positions
 from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.modulation import SharedModulation
 from modelzoo.flux.v2.positions import REFERENCE_STEP, text_positions
@@ -29,6 +34,7 @@ class Flux2Conditioning(NamedTuple):
     guidance: Tensor | None = None  # (B,), only for models that embed guidance
     references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) of pictures to look at
     fill: Tensor | None = None  # (B, C', H, W): `fill_condition`, only for Fill models
+    time_offset: float = REFERENCE_STEP  # of the references, from one to the next along t
 
 
 class Flux2(Denoiser):
@@ -66,12 +72,10 @@ class Flux2(Denoiser):
         """Lay out what the network is called with, given what `predict` is."""
         dtype, device = self.dtype, noisy.device
         height, width = noisy.shape[-2:]
-        context, guidance, references, fill = conditioning
-        sizes = tuple((r.shape[-2], r.shape[-1]) for r in references)
+        context, guidance, references, fill, time_offset = conditioning
         seen = places = None
         if references:
-            seen = torch.cat([cells(r).to(dtype) for r in references], dim=1)
-            places = reference_positions(sizes, REFERENCE_STEP, device)
+            seen, places = reference_tokens(references, time_offset, cells, 1, dtype)
         return {
             "hidden_states": cells(noisy).to(dtype),
             "encoder_hidden_states": context,
@@ -106,6 +110,20 @@ class Flux2(Denoiser):
                 "leave it out and use cfg_scale"
             )
         return Flux2Conditioning(context)
+
+    def with_pictures(
+        self,
+        conditioning: Flux2Conditioning,
+        references: Sequence[Tensor] = (),
+        fill: Tensor | None = None,
+        time_offset: float | None = None,
+    ) -> Flux2Conditioning:
+        """Add references, or what a Fill model fills, to a conditioning."""
+        channels = self.config.fill_channels
+        added: Flux2Conditioning = with_pictures(
+            conditioning, channels, references, fill, time_offset
+        )
+        return added
 
     def blocks(self) -> Sequence[nn.Module]:
         """List the blocks, joint ones first."""
