@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stages.params.editing import Kontext
 from stages.params.methods import Controlnet, Dreambooth, Lora
 from stages.params.objective import Objective
 from stages.params.optimizer import Ema, LrSchedule, Optimizer
@@ -42,6 +43,7 @@ class Training:
     method: str = choice(
         "full_finetune", "full_finetune", "lora", "dreambooth", "controlnet"
     )  # what learns, and how the loss is formed
+    editing: str | None = choice(None, "kontext", "fill")  # null: pictures of captions alone
     epochs: int | None = number(None, at_least=1)  # passes over the data; null with steps
     steps: int | None = number(None, at_least=1)  # optimizer steps; null with epochs
     batch_size: int = number(1, at_least=1)  # pictures a micro-batch
@@ -58,6 +60,7 @@ class Training:
     validation: Validation = Validation()  # the watched loss
     checkpoint: Checkpoint = Checkpoint()  # for resuming
     log_every: int = number(10, at_least=1)  # optimizer steps
+    kontext: Kontext | None = None  # only with its mode of editing, which has defaults
     lora: Lora | None = None  # only with its method
     dreambooth: Dreambooth | None = None  # only with its method
     controlnet: Controlnet | None = None  # only with its method

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from modelzoo.denoiser import Denoiser
+from stages.train.editing import Editing
 
 
 @dataclass
@@ -16,10 +17,12 @@ class Model:
     Attributes:
         denoiser: of the base; adapters are inside its network.
         controlnet: learns instead of the denoiser's network, which is then frozen.
+        editing: what the denoiser is told of the batch's pictures; None: nothing.
     """
 
     denoiser: Denoiser
     controlnet: nn.Module | None = None
+    editing: Editing | None = None
 
     @property
     def learner(self) -> nn.Module:

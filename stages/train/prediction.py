@@ -19,9 +19,12 @@ def noisy_latents(model: Model, objective: Objective, batch: Batch) -> Tensor:
 
 
 def conditioning_of(model: Model, objective: Objective, batch: Batch) -> Any:
-    """Return what the denoiser is told of the batch's captions and sizes."""
+    """Return what the denoiser is told of the batch's captions, sizes and pictures to edit."""
     guidance = objective.guidance if model.denoiser.embeds_guidance else None
-    return model.denoiser.conditioning(batch.conditions, guidance)
+    conditioning = model.denoiser.conditioning(batch.conditions, guidance)
+    if model.editing is None:
+        return conditioning
+    return model.editing.add(model.denoiser, conditioning, batch)
 
 
 def predict(

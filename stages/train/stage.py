@@ -23,6 +23,7 @@ from stages.tracking import Run, training_run
 from stages.train import hooks
 from stages.train.batches import Batches, Prefetch
 from stages.train.checkpoints import LOCK, Checkpoints, checkpoint_folder
+from stages.train.editing import editing_of
 from stages.train.fingerprint import fingerprint
 from stages.train.lock import held
 from stages.train.loop import every, fit
@@ -209,6 +210,7 @@ def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainS
     folder = read_record(artifacts.denoiser).folders[kind.folder]
     denoiser = load_denoiser(kind.denoiser, folder, getattr(torch, params.dtype))
     model = method.build(denoiser)
+    model.editing = editing_of(settings)
     network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))

@@ -1,0 +1,34 @@
+"""What the editing modes need of the family and of the dataset, and which roles are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stages.params.config import Config
+
+EDITABLE = ("flux", "flux2")  # families whose networks look at pictures
+
+
+def editing(config: Config) -> Iterator[str]:
+    """Yield each broken rule of `training.editing` as a sentence that names its keys."""
+    mode, family = config.training.editing, config.model.type
+    if mode is not None and family not in EDITABLE:
+        yield (
+            f"training.editing: {mode!r} given, but model.type {family!r} edits no pictures: set "
+            f"null, or take one of {' and '.join(EDITABLE)}"
+        )
+    if config.training.kontext is not None and mode != "kontext":
+        yield (
+            f"training.kontext is given, but training.editing is {mode!r}: set training.kontext "
+            "to null, or training.editing to 'kontext'"
+        )
+    if mode == "kontext" and not config.data.references:
+        yield (
+            "data.references is empty, but training.editing 'kontext' learns from them: name the "
+            "columns or folders that hold them"
+        )
+    if mode != "kontext" and config.data.references:
+        yield (
+            f"data.references: {config.data.references} given, but training.editing is {mode!r}, "
+            "which reads none: set [] or training.editing to 'kontext'"
+        )
