@@ -35,6 +35,7 @@ class Batch:
     mask: Tensor | None = None  # (B, 1, H x factor, W x factor) pixels in {0, 1}: 1 is filled
     condition: Tensor | None = None  # what a ControlNet follows, see Denoiser.followed
     prior: Tensor | None = None  # (B,) whether an item is a picture of the class
+    visits: tuple[int, ...] = ()  # of the items: how often each was trained on before
 
     def __len__(self) -> int:
         return len(self.names)
@@ -93,6 +94,7 @@ class Batches:
             t=self.objective.times(torch.from_numpy(uniform)).float(),
             weights=torch.from_numpy(self.samples.weights[part.items]),
             conditions=self.samples.conditions(rows, captions),
+            visits=tuple(part.visits.tolist()),
         )
 
     def _choose(

@@ -163,7 +163,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
         settings.objective, read_json(scheduler)
     )
-    method = choose(METHODS, "training.method", settings.method)(objective, settings)
+    method = choose(METHODS, "training.method", settings.method)(objective, settings, params.seed)
     order = Order(
         buckets=splits["train"].buckets,
         repeats=splits["train"].repeats,

@@ -1,4 +1,7 @@
-"""Training methods by their name in `training.method`; a new one is a file here and a line."""
+"""Training methods by their name in `training.method`; a new one is a file here and a line.
+
+Each is made of the objective, the section `training` and `experiment.seed`.
+"""
 
 from stages.train.methods.full_finetune import FullFinetune
 

@@ -22,6 +22,7 @@ class FullFinetune:
 
     objective: Objective
     settings: Training
+    seed: int = 0  # experiment.seed; nothing of this method is drawn
 
     def build(self, denoiser: Denoiser) -> Model:
         """Take the base as it is."""
