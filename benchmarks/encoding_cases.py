@@ -125,7 +125,7 @@ def _picture(root: Path, seed: int, side: int) -> dict[str, Any]:
     size = {"width": side, "height": side, "original_width": side, "original_height": side}
     return {
         **{"sample_id": content[:20], "role": "target", "index": 0, "resolution": side},
-        **{"variant": 0, "content": content, "path": path.name, "split": "train"},
+        **{"variant": 0, "content": content, "path": path.name, "split": "train", "prior": False},
         **{"repeats": 1, "weight": 1.0, "bucket": f"{side}x{side}", "flipped": False},
         **{"resize_width": side, "resize_height": side, "crop_left": 0, "crop_top": 0, **size},
     }

@@ -86,7 +86,7 @@ def make_dataset(folder: Path, sizes: Sizes) -> Samples:
     for kind, columns in [("latents", sizes.latent), ("text", sizes.text)]:
         fill(RowTable.open(str(store), table_name(kind, columns), columns), keys)
     common = {"role": "target", "index": 0, "resolution": resolution, "variant": 0, "repeats": 1}
-    common |= {"table": table_name("latents", sizes.latent), "weight": 1.0}
+    common |= {"table": table_name("latents", sizes.latent), "weight": 1.0, "prior": False}
     common |= {"bucket": f"{resolution}x{resolution}", "channels": CHANNELS}
     common |= dict.fromkeys(SIZES, resolution) | {"height": sizes.side, "width": sizes.side}
     latents = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "3"  # of all tables: a changed column is a new version
+SCHEMA_VERSION = "4"  # of all tables: a changed column is a new version
 
 
 SIZES = (  # what SDXL is told of a picture, in its order, pixels
@@ -38,6 +38,7 @@ IMAGES = _schema(  # one row a usable picture in one role, sorted by sample_id, 
     ("dataset", pa.string()),  # its path in data.datasets; "" where there is one dataset
     ("repeats", pa.int32()),  # visits to the sample in an epoch
     ("weight", pa.float64()),  # of the sample's loss
+    ("prior", pa.bool_()),  # whether the base made it, for DreamBooth's prior
     ("focal_x", pa.float64()),  # what a crop should keep, as a fraction of the width ...
     ("focal_y", pa.float64()),  # ... and height; null where the dataset does not say
     ("perceptual_hash", pa.string()),  # 16 hex digits
@@ -78,6 +79,7 @@ BUCKETS = _schema(  # geometry of each picture to encode, sorted by PLACE; no ca
     ("split", pa.string()),  # as in IMAGES
     ("repeats", pa.int32()),  # as in IMAGES
     ("weight", pa.float64()),  # as in IMAGES
+    ("prior", pa.bool_()),  # as in IMAGES
     ("bucket", pa.string()),  # "64x32": width x height
     ("resize_width", pa.int32()),  # pixels: the picture is first resized to this size ...
     ("resize_height", pa.int32()),
@@ -96,6 +98,7 @@ LATENTS = _schema(  # one row a row of BUCKETS, in its order
     ("split", pa.string()),  # as in IMAGES
     ("repeats", pa.int32()),  # as in IMAGES
     ("weight", pa.float64()),  # as in IMAGES
+    ("prior", pa.bool_()),  # as in IMAGES
     ("bucket", pa.string()),  # as in BUCKETS
     ("channels", pa.int32()),  # of the latent
     ("height", pa.int32()),  # of the latent, cells

@@ -41,7 +41,7 @@ def buckets_table(placed: Sequence[Placed], choice: Choice, crop: Crop) -> pa.Ta
     }
     for name in ("sample_id", "role", "index", "content", "path"):
         columns[name] = [getattr(each, name) for each in pictures]
-    for name in ("split", "repeats", "weight"):
+    for name in ("split", "repeats", "weight", "prior"):
         columns[name] = [getattr(each, name) for each in targets]
     columns |= dict(zip(Geometry._fields, zip(*geometries, strict=True), strict=True))
     return pa.Table.from_pydict(columns, schema=BUCKETS)

@@ -26,6 +26,7 @@ class Picture:
     split: str
     repeats: int
     weight: float
+    prior: bool
     focal_x: float | None
     focal_y: float | None
 

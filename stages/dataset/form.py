@@ -55,6 +55,7 @@ class Entry:
     focal_point: tuple[float, float] | None = None  # fractions of width and height
     problem: str = ""  # why it cannot be used, as far as the listing tells
     caption_problem: str = ""  # why it has no caption although one is meant for it
+    prior: bool = False  # whether the base made it, for DreamBooth's prior
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ STAGE = "encode_images"
 ROLES = ("target", "reference", "condition")  # masks are no pictures that an autoencoder knows
 PROBE_CELLS = 8  # side of the probe picture in latent cells
 GEOMETRY = ("resize_width", "resize_height", "crop_left", "crop_top", "width", "height", "flipped")
-CARRIED = (*(name for name, _ in PLACE), "split", "repeats", "weight", "bucket")
+CARRIED = (*(name for name, _ in PLACE), "split", "repeats", "weight", "prior", "bucket")
 
 
 @dataclass(frozen=True)

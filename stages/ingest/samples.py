@@ -149,7 +149,7 @@ def images_table(samples: Sequence[Sample], looks: Mapping[str, Look]) -> pa.Tab
     rows: list[tuple[Any, ...]] = []  # a tuple a row in the order of the columns: dicts cost more
     for sample in samples:
         entry, look = sample.entry, sample.look
-        said = (sample.split, entry.dataset, entry.repeats, entry.weight)
+        said = (sample.split, entry.dataset, entry.repeats, entry.weight, entry.prior)
         focal = entry.focal_point or (None, None)
         rows.append((sample.sample_id, "target", 0, *_shown(entry.path, look), entry.captions))
         rows[-1] += (*said, *focal, look.perceptual_hash, look.notes)

@@ -34,7 +34,7 @@ class Batch:
     references: tuple[Tensor, ...] = ()  # latents of each reference of the items, (B, C, H', W')
     mask: Tensor | None = None  # (B, 1, H x factor, W x factor) pixels in {0, 1}: 1 is filled
     condition: Tensor | None = None  # what a ControlNet follows, see Denoiser.followed
-    prior: Tensor | None = None  # (B,) whether an item is a picture of the class
+    prior: Tensor | None = None  # (B,) whether an item preserves the prior; None: none does
     visits: tuple[int, ...] = ()  # of the items: how often each was trained on before
 
     def __len__(self) -> int:
@@ -93,6 +93,7 @@ class Batches:
             noise=torch.from_numpy(noise),
             t=self.objective.times(torch.from_numpy(uniform)).float(),
             weights=torch.from_numpy(self.samples.weights[part.items]),
+            prior=torch.from_numpy(self.samples.prior[part.items]),
             conditions=self.samples.conditions(rows, captions),
             visits=tuple(part.visits.tolist()),
         )

@@ -40,6 +40,7 @@ class Samples:
     buckets: Mapping[str, Indices]  # places of the items, by bucket
     repeats: Indices  # (items,) visits in an epoch
     weights: npt.NDArray[np.float32]  # (items,) of the losses
+    prior: npt.NDArray[np.bool_]  # (items,) whether the base made it, for DreamBooth's prior
     row_names: Sequence[str]  # (rows,) in latent_rows
     sizes: npt.NDArray[np.int32]  # (rows, 6), the columns SIZES
     latent_rows: ManifestRows
@@ -151,6 +152,7 @@ def _samples(
         buckets=_group([buckets[row] for row in first]),
         repeats=part["repeats"].to_numpy()[first].astype(np.int64),
         weights=part["weight"].to_numpy()[first].astype(np.float32),
+        prior=np.array(part["prior"].to_pylist(), np.bool_)[first],
         row_names=[latent_name(row) for row in places],
         sizes=np.stack([part[name].to_numpy() for name in SIZES], axis=1),
         latent_rows=latent_rows,

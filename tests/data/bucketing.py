@@ -46,7 +46,7 @@ def image_row(width: int, height: int, name: str = "a", **changed: Any) -> Row:
     row: Row = {"sample_id": name, "role": role, "index": 0, "content": f"c-{path}", "path": path}
     row |= {"width": width, "height": height, "captions": [f"of {name}"], "split": "train"}
     row |= {"dataset": "", "repeats": 1, "weight": 1.0, "focal_x": None, "focal_y": None}
-    return row | {"perceptual_hash": "0" * 16, "notes": ""} | changed
+    return row | {"prior": False, "perceptual_hash": "0" * 16, "notes": ""} | changed
 
 
 @dataclass(frozen=True)

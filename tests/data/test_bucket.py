@@ -89,7 +89,7 @@ def test_a_row_carries_what_training_needs_to_know_of_the_sample(tmp_path: Path)
     assert rows[0] == {
         **{"sample_id": "a", "role": "target", "index": 0, "resolution": 64, "variant": 0},
         **{"content": "c-a.png", "path": "a.png"},
-        **{"split": "validation", "repeats": 3, "weight": 0.5, "bucket": "64x32"},
+        **{"split": "validation", "repeats": 3, "weight": 0.5, "prior": False, "bucket": "64x32"},
         **{"resize_width": 64, "resize_height": 32, "crop_left": 0, "crop_top": 0},
         **{"width": 64, "height": 32, "flipped": False},
         **{"original_width": 70, "original_height": 35},

@@ -64,6 +64,7 @@ def image(name: str, captions: Written, split: str = "train", **other: Any) -> d
         "dataset": "",
         "repeats": 1,
         "weight": 1.0,
+        "prior": False,
         "focal_x": None,
         "focal_y": None,
         "perceptual_hash": "0" * 16,

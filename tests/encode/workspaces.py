@@ -69,6 +69,7 @@ class Workspace:
         resized = (43, 32) if width == 40 else (width, height)
         row = {"sample_id": content[:20], "role": "target", "index": 0, "resolution": 32}
         row |= {"variant": 0, "content": content, "path": path.name, "split": "train"}
+        row["prior"] = False
         row |= {"repeats": 1, "weight": 1.0, "bucket": "{}x{}".format(*bucket), "flipped": False}
         row |= {"width": bucket[0], "height": bucket[1]}
         row |= {"resize_width": resized[0], "resize_height": resized[1]}

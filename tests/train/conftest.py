@@ -65,6 +65,7 @@ class Workspace:
         repeats: Sequence[int] = (1,),
         weights: Sequence[float] = (1.0,),
         scales: Sequence[int] = (1,),
+        num_prior: int = 0,
     ) -> None:
         """Write the files.
 
@@ -77,12 +78,13 @@ class Workspace:
             repeats: Of the samples in turn.
             weights: Of the samples in turn.
             scales: Each gives the samples a further resolution, RESOLUTION times it.
+            num_prior: The last of them, which the base has made.
         """
         self.root, self.store, self.family = root, root / "store", family
         self.output = root / "data" / "train"
         self.num_images, self.num_validation = num_images, num_validation
         self.num_variants, self.scales = num_variants, scales
-        self.repeats, self.weights = repeats, weights
+        self.repeats, self.weights, self.num_prior = repeats, weights, num_prior
         self.tree: dict[str, Any] = {
             "experiment": {"name": "toy", "output_dir": "outputs/toy", "seed": 1},
             "model": {"type": family, "dtype": "float32"},
@@ -170,6 +172,7 @@ class Workspace:
             row["split"] = "validation" if i < self.num_validation else "train"
             row["repeats"] = self.repeats[i % len(self.repeats)]
             row["weight"] = self.weights[i % len(self.weights)]
+            row["prior"] = row["split"] == "train" and i >= self.num_images - self.num_prior
             row |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
             sizes = (100 + i, 200, i % 3, variant, 2 * shape[1], 2 * shape[2])
             latents.append(row | dict(zip(SIZES, sizes, strict=True)))

@@ -49,6 +49,7 @@ def samples(num_latents=1, num_captions=1, has_variance=True):
         buckets={"wide": np.arange(0, 7), "high": np.arange(7, 12), "rare": np.arange(12, 13)},
         repeats=np.ones(13, np.int64),
         weights=np.arange(13, dtype=np.float32),
+        prior=np.zeros(13, np.bool_),
         row_names=[f"{item}/{variant}" for item, variant in rows],
         sizes=np.array([[item, variant, 0, 0, 0, 0] for item, variant in rows], np.int32),
         latent_rows=Latents(has_variance),
