@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol
 
 from tqdm import tqdm
 
-from stages.encoding.ahead import ReadAhead, open_pool
+from stages.encoding.ahead import Pool, ReadAhead, open_pool
 from stages.encoding.batch import Batches, Encoder, Inputs, Item
 from stages.rows.location import free_bytes, require_space
 from stages.rows.table import RowTable
@@ -105,7 +104,7 @@ def encode_table(
     part: Wanted[Item],
     prepare: Callable[[Item], Inputs],
     batches: Batches,
-    pool: Executor,
+    pool: Pool,
     done: Callable[[int], object],
 ) -> None:
     """Encode rows of one table in batches; each is a commit, so a kill loses one batch at most.
