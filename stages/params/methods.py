@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stages.params.schema import number
+from stages.params.schema import choice, number
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,21 @@ class Dreambooth:
 
 @dataclass(frozen=True)
 class Controlnet:
-    """Control by a condition picture."""
+    """A network beside the base that follows a picture (Zhang et al. 2023)."""
 
-    conditioning_type: str = "canny"  # what the condition picture is
-    conditioning_scale: float = number(1.0, at_least=0)  # strength of the control
+    conditioning_type: str = choice(
+        "canny", "canny", "grey", "blur", "tile", "depth", "given"
+    )  # what is followed: made of each target, or given as data.condition
+    conditioning_scale: float = number(1.0, above=0)  # factor of what it adds to the base
+    conditioning_dropout: float = number(0.0, at_least=0, below=1)  # share of visits without it
+    canny_low: float = number(100.0, at_least=0)  # slope of an edge's weak parts, in grey values
+    canny_high: float = number(200.0, above=0)  # slope that an edge has somewhere
+    canny_sigma: float = number(1.0, at_least=0)  # pixels that are smoothed over before
+    blur_radius: float = number(8.0, above=0)  # pixels, standard deviation
+    tile_factor: int = number(8, at_least=2)  # a side is shrunk by it and enlarged again
+    depth_model: str | None = None  # folder or Hugging Face id of a transformers depth estimator
+    num_layers: int | None = number(None, at_least=1)  # blocks copied; null: 4 of FLUX, 12 of SD3.5
+    num_single_layers: int | None = number(None, at_least=0)  # of FLUX with one stream; null: 4
+    embedding_channels: list[int] = number(
+        [16, 32, 96, 256], at_least=1
+    )  # SDXL: of what embeds the picture; each but the first halves it, as the autoencoder does

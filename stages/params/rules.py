@@ -6,7 +6,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from stages.params import pins, rules_editing
+    yield from rules_editing.editing(config)
+    yield from rules_controlnet.controlnet(config)
+    if config.data.mask is not None:
+        yield (
+            f"data.mask: {config.data.mask!r} given, which training.method "
+            f"{config.training.method!r} does not read: set it to null"
+        )
 from stages.params.config import Config
 from stages.params.model import (
     SINGLE_FILE,
@@ -57,6 +63,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
+<<<<<<< HEAD
     yield from rules_editing.editing(config)
     for role in ("mask", "condition"):
         if (given := getattr(config.data, role)) is not None:
@@ -64,6 +71,14 @@ def broken(config: Config) -> Iterator[str]:
                 f"data.{role}: {given!r} given, which training.method {config.training.method!r} "
                 "does not read: set it to null"
             )
+=======
+    yield from rules_controlnet.controlnet(config)
+    if config.data.roles and config.training.method != rules_controlnet.METHOD:
+        yield (
+            f"data.references, data.mask and data.condition name {config.data.roles}, which "
+            f"training.method {config.training.method!r} does not read: set them to [] and null"
+        )
+>>>>>>> 6322f7a (Train a ControlNet beside a frozen base, of every family)
 
 
 def derived(config: Config) -> dict[str, str | None]:
