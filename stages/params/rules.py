@@ -6,13 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-    yield from rules_editing.editing(config)
-    yield from rules_controlnet.controlnet(config)
-    if config.data.mask is not None:
-        yield (
-            f"data.mask: {config.data.mask!r} given, which training.method "
-            f"{config.training.method!r} does not read: set it to null"
-        )
+from stages.params import pins, rules_controlnet, rules_editing
 from stages.params.config import Config
 from stages.params.model import (
     SINGLE_FILE,
@@ -37,7 +31,7 @@ OPTIONAL = {("sd3", "t5")}  # zeros stand for it where it is left out
 
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
-    "training.method": ("full_finetune",),
+    "training.method": ("full_finetune", "controlnet"),
     "training.editing": (None, "kontext"),
     "data.cache_latents": (True,),
     "hardware.mixed_precision": ("no", "bf16"),
@@ -63,22 +57,13 @@ def broken(config: Config) -> Iterator[str]:
     yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
-<<<<<<< HEAD
     yield from rules_editing.editing(config)
-    for role in ("mask", "condition"):
-        if (given := getattr(config.data, role)) is not None:
-            yield (
-                f"data.{role}: {given!r} given, which training.method {config.training.method!r} "
-                "does not read: set it to null"
-            )
-=======
     yield from rules_controlnet.controlnet(config)
-    if config.data.roles and config.training.method != rules_controlnet.METHOD:
+    if config.data.mask is not None:
         yield (
-            f"data.references, data.mask and data.condition name {config.data.roles}, which "
-            f"training.method {config.training.method!r} does not read: set them to [] and null"
+            f"data.mask: {config.data.mask!r} given, which training.method "
+            f"{config.training.method!r} does not read: set it to null"
         )
->>>>>>> 6322f7a (Train a ControlNet beside a frozen base, of every family)
 
 
 def derived(config: Config) -> dict[str, str | None]:

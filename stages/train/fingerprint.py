@@ -25,7 +25,6 @@ UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never
     "checkpoints/digest.py",
     "checkpoints/layouts",
     "checkpoints/single_file.py",
-    "controlnet.py",
     "create.py",
     "process/ddpm_paths.py",
     "process/defaults.py",

@@ -217,6 +217,10 @@ def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainS
     create = choose(OPTIMIZERS, "training.optimizer.type", settings.optimizer.type)
     optimizer = create(trainable.values(), settings.optimizer)
     model.learner, optimizer = accelerator.prepare(network, optimizer)
+    if model.controlnet is not None:  # the base is frozen, but computes and passes gradients on
+        frozen = model.denoiser.network
+        frozen.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
+        model.denoiser.network = accelerator.prepare_model(frozen, evaluation_mode=True)
     decay = None if settings.ema is None else settings.ema.decay
     return TrainState(model, network, trainable, optimizer, accelerator, decay)
 

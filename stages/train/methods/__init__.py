@@ -3,6 +3,7 @@
 Each is made of the objective, the section `training` and `experiment.seed`.
 """
 
+from stages.train.methods.controlnet import Controlnet
 from stages.train.methods.full_finetune import FullFinetune
 
-METHODS = {"full_finetune": FullFinetune}
+METHODS = {"full_finetune": FullFinetune, "controlnet": Controlnet}
