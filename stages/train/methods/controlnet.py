@@ -101,7 +101,7 @@ class Controlnet:
         return batch.condition * self._kept(batch).view(-1, 1, 1, 1)
 
     def _kept(self, batch: Batch) -> Tensor:
-        """Say by 1 or 0 which items of a training visit keep their picture; validation keeps all."""
+        """Say by 1 or 0 which items keep their picture; in validation all do."""
         share = self.section.conditioning_dropout
         visits = zip(batch.names, batch.visits, strict=True) if share and batch.visits else ()
         drawn = [generator(self.seed, *visit, "condition").random() < share for visit in visits]
