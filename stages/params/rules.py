@@ -31,7 +31,7 @@ OPTIONAL = {("sd3", "t5")}  # zeros stand for it where it is left out
 
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
-    "training.method": ("full_finetune", "controlnet"),
+    "training.method": ("full_finetune",),
     "training.editing": (None, "kontext"),
     "data.cache_latents": (True,),
     "hardware.mixed_precision": ("no", "bf16"),

@@ -3,7 +3,17 @@
 Each is made of the objective, the section `training` and `experiment.seed`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from stages.params.training import Training
+from stages.train.method import Method
 from stages.train.methods.controlnet import Controlnet
 from stages.train.methods.full_finetune import FullFinetune
+from stages.train.objectives import Objective
 
-METHODS = {"full_finetune": FullFinetune, "controlnet": Controlnet}
+METHODS: Mapping[str, Callable[[Objective, Training, int], Method]] = {
+    "full_finetune": FullFinetune,
+    "controlnet": Controlnet,
+}
