@@ -141,8 +141,9 @@ def timesteps(t: Tensor) -> Tensor:
 
 
 def discrete_t(uniform: Tensor) -> Tensor:
-    """Turn uniform numbers (B,) in [0, 1) into times (B,) of timesteps, each as likely."""
-    return ((NUM_TIMESTEPS * uniform.double()).floor() / NUM_TIMESTEPS).float()
+    """Turn numbers (B,) in [0, 1] into times (B,) of timesteps, each as likely for uniform ones."""
+    place = (NUM_TIMESTEPS * uniform.double()).floor().clamp_max(NUM_TIMESTEPS - 1)
+    return (place / NUM_TIMESTEPS).float()
 
 
 def _over(factor: Tensor, data: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -19,28 +18,6 @@ def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
     """Give the constant velocity from data to noise (Liu et al. 2022, eq. 1)."""
     return noise - data
-
-
-# uniform numbers in (0, 1) to times with the named density
-TIMESTEP_SAMPLING: dict[str, Callable[[Tensor], Tensor]] = {
-    "uniform": lambda uniform: uniform,
-    # Esser et al. 2024, eq. 19 with m 0 and s 1: the logistic of a normal number
-    "logit_normal": lambda uniform: torch.special.ndtri(uniform).sigmoid(),
-}
-
-
-def sample_t(sampling: str, uniform: Tensor, shift: float = 1.0) -> Tensor:
-    """Turn uniform numbers (B,) in [0, 1) into times (B,) in [0, 1].
-
-    Raises:
-        ValueError: `sampling` is not a key of TIMESTEP_SAMPLING.
-    """
-    if sampling not in TIMESTEP_SAMPLING:
-        raise ValueError(
-            f"training.objective.timestep_sampling: unknown name {sampling!r}; "
-            f"use one of {sorted(TIMESTEP_SAMPLING)!r}"
-        )
-    return shift_t(TIMESTEP_SAMPLING[sampling](uniform), shift)
 
 
 def shift_t(t: T, shift: float) -> T:

@@ -18,6 +18,7 @@ from stages.params.model import (
     Vae,
 )
 from stages.params.read import canonical
+from stages.params.rules_objective import broken_objective
 
 NOISE = {"sdxl": "ddpm", "flux": "flow_matching", "flux2": "flow_matching", "sd3": "flow_matching"}
 DENOISERS = {"sdxl": "unet", "flux": "transformer", "flux2": "transformer", "sd3": "transformer"}
@@ -54,6 +55,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from _incomplete(config)
     yield from _components(config.model)
     yield from _family(config)
+    yield from broken_objective(config.training.objective, config.model)
     yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)

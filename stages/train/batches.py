@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -68,6 +69,7 @@ class Batches:
     caption_dropout: float
     posterior: str  # "mean" or "sample"
     seed: int
+    num_tokens: Callable[[int, int], int] = operator.mul  # of latents, from height and width
 
     def at(self, step: int) -> list[Batch]:
         """Return the micro-batches of the step after `step` finished ones."""
@@ -87,11 +89,15 @@ class Batches:
             if random.random() < self.caption_dropout:
                 captions[place] = ""
             random.standard_normal(dtype=np.float32, out=noise[place])
+            if self.objective.noise_offset:
+                noise[place] += self._offset(len(noise[place]), name, visit)
         return Batch(
             names=tuple(names),
             latents=torch.from_numpy(latents),
             noise=torch.from_numpy(noise),
-            t=self.objective.times(torch.from_numpy(uniform)).float(),
+            t=self.objective.times(
+                torch.from_numpy(uniform), self.num_tokens(*latents.shape[2:])
+            ).float(),
             weights=torch.from_numpy(self.samples.weights[part.items]),
             prior=torch.from_numpy(self.samples.prior[part.items]),
             conditions=self.samples.conditions(rows, captions),
@@ -106,6 +112,12 @@ class Batches:
             of[turn(len(of), visit, self.seed, name, purpose)]
             for of, (name, visit) in zip(variants, visits, strict=True)
         ]
+
+    def _offset(self, channels: int, name: str, visit: int) -> npt.NDArray[np.float32]:
+        """Return what the noise of a visit has in common over each channel, (C, 1, 1)."""
+        random = generator(self.seed, name, visit, "noise_offset")
+        drawn = random.standard_normal((channels, 1, 1), np.float32)
+        return np.float32(self.objective.noise_offset) * drawn
 
     def _latents(
         self, rows: Sequence[int], visits: Sequence[tuple[str, int]]

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from modelzoo import families
-from modelzoo.denoiser import load_denoiser
+from modelzoo.denoiser import Denoiser, load_denoiser
 from stages.artifacts import read_json, sha256_text
 from stages.base_record import read_record
 from stages.launch import use_threads
@@ -172,11 +172,13 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         seed=params.seed,
         epochs=settings.epochs,
     )
+    state = create_state(params, artifacts, method)
+    refuse_unread_guidance(settings.objective.guidance, state.model.denoiser)
     return Trainer(
         params=params,
         artifacts=artifacts,
         fingerprint=digest,
-        state=create_state(params, artifacts, method),
+        state=state,
         method=method,
         batches=Batches(
             samples=splits["train"],
@@ -185,6 +187,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
             caption_dropout=settings.caption_dropout,
             posterior=settings.posterior,
             seed=params.seed,
+            num_tokens=state.model.denoiser.num_tokens,
         ),
         plan=create_plan(settings, order.num_steps),
         validation=Validation(
@@ -223,6 +226,15 @@ def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainS
         model.denoiser.network = accelerator.prepare_model(frozen, evaluation_mode=True)
     decay = None if settings.ema is None else settings.ema.decay
     return TrainState(model, network, trainable, optimizer, accelerator, decay)
+
+
+def refuse_unread_guidance(guidance: float, denoiser: Denoiser) -> None:
+    """Raise ValueError where the objective names a guidance and the base embeds none."""
+    if guidance != 1 and not denoiser.embeds_guidance:
+        raise ValueError(
+            f"params.yaml: training.objective.guidance: {guidance:g} given, but this base embeds "
+            "no guidance: set 1"
+        )
 
 
 def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> str:

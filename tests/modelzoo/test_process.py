@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from modelzoo.process.flow_matching import interpolate, sample_t, shift_t, velocity_target
+from modelzoo.process.flow_matching import interpolate, shift_t, velocity_target
 from modelzoo.process.samplers import empirical_sigmas, euler, guided, shifted_sigmas
 
 
@@ -25,26 +25,10 @@ def test_t_0_is_data_and_t_1_is_noise():
     assert torch.equal(interpolate(data, noise, torch.ones(3)), noise)
 
 
-def test_sampled_times_have_the_named_density():
-    uniform = (torch.arange(10_000) + 0.5) / 10_000
-    assert torch.equal(sample_t("uniform", uniform), uniform)
-    t = sample_t("logit_normal", uniform)
-    logits = torch.logit(t)
-    assert abs(logits.mean()) < 1e-3
-    assert abs(logits.std() - 1) < 1e-2
-    assert sample_t("logit_normal", torch.zeros(1)).item() == 0
-
-
-def test_an_unknown_density_is_refused():
-    with pytest.raises(ValueError, match=r"'normal'.*logit_normal"):
-        sample_t("normal", torch.rand(1))
-
-
 def test_a_shift_moves_times_towards_noise():
     t = torch.tensor([0.0, 0.5, 1.0])
     assert shift_t(t, 3.0).tolist() == [0, 0.75, 1]
     assert torch.equal(shift_t(t, 1.0), t)
-    torch.testing.assert_close(sample_t("uniform", t, shift=3.0), shift_t(t, 3.0))
     torch.testing.assert_close(shift_t(shift_t(t, 3.0), 1 / 3), t)
 
 

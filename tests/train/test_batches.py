@@ -1,5 +1,7 @@
 """What a step trains on depends on the seed and the step alone, whatever else is in the batch."""
 
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -57,12 +59,19 @@ def samples(num_latents=1, num_captions=1, has_variance=True):
     )
 
 
-def batches(caption_dropout=0.0, posterior="mean", batch_size=3, seed=0, **of_samples):
+def batches(
+    caption_dropout=0.0,
+    posterior="mean",
+    batch_size=3,
+    seed=0,
+    objective=FlowMatching(Objective()),
+    num_tokens=operator.mul,
+    **of_samples,
+):
     of = samples(**of_samples)
     sizes = dict.fromkeys(of.buckets, batch_size)
     order = Order(of.buckets, of.repeats, sizes, 1, seed, None)
-    objective = FlowMatching(Objective())
-    return Batches(of, order, objective, caption_dropout, posterior, seed)
+    return Batches(of, order, objective, caption_dropout, posterior, seed, num_tokens)
 
 
 def visits(of, epochs):
@@ -152,7 +161,8 @@ def test_a_visit_draws_what_it_drew_in_earlier_versions():
     for name, of in visits(batches(seed=5), 2).items():
         for number, visit in enumerate(of):
             random = generator(5, name, number)
-            t = FlowMatching(Objective()).times(torch.tensor([random.random()], dtype=torch.double))
+            uniform = torch.tensor([random.random()], dtype=torch.double)
+            t = FlowMatching(Objective()).times(uniform, 1)
             random.random()  # of the caption's dropout
             assert visit["t"] == t.float()
             assert visit["noise"].numpy().tobytes() == random.standard_normal(24, "f4").tobytes()

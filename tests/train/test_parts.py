@@ -51,9 +51,9 @@ def test_epochs_become_steps_and_one_of_both_is_needed():
 @pytest.mark.parametrize(("sampling", "quarter"), [("uniform", 0.25), ("logit_normal", 0.3375)])
 def test_times_follow_the_law_and_the_shift(sampling, quarter):
     uniform = torch.tensor([0.25, 0.5], dtype=torch.float64)
-    plain = FlowMatching(Objective(timestep_sampling=sampling, shift=1.0)).times(uniform)
+    plain = FlowMatching(Objective(timestep_sampling=sampling, shift=1.0)).times(uniform, 1)
     assert plain.tolist() == pytest.approx([quarter, 0.5], abs=1e-4)
-    shifted = FlowMatching(Objective(timestep_sampling=sampling, shift=3.0)).times(uniform)
+    shifted = FlowMatching(Objective(timestep_sampling=sampling, shift=3.0)).times(uniform, 1)
     assert shifted[1] == pytest.approx(0.75)
 
 
@@ -65,7 +65,7 @@ def ddpm(**scheduler):
 
 def test_times_of_ddpm_are_those_of_its_timesteps_each_as_likely():
     uniform = (torch.arange(5000, dtype=torch.float64) + 0.5) / 5000
-    times, counts = torch.unique(ddpm().times(uniform), return_counts=True)
+    times, counts = torch.unique(ddpm().times(uniform, 1), return_counts=True)
     torch.testing.assert_close(times, torch.arange(1000) / 1000)
     assert counts.unique().tolist() == [5]
 
