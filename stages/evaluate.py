@@ -119,8 +119,11 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
         guidance=params.guidance,
         shift=params.shift,
         sampler=params.sampler,
+        time_offset=read_json(artifacts.summary)["time_offset"],
     )
-    pictures = generate(generator, exam.questions, sampling, "evaluate")
+    pictures = generate(
+        generator, exam.questions, sampling, "evaluate", judge_folder(params.evaluate)
+    )
     readings = exam.read(pictures)
     metrics = exam.metrics(readings)
     return Judged(exam.questions, pictures, readings, metrics, exam.summary(metrics))

@@ -22,6 +22,7 @@ from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
 from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages.artifacts import read_json
 from stages.base_record import Record, read_record
+from stages.prompt_pictures import NOTHING_SEEN, Edited, Seen, check_pictures, encode, kind_of
 from stages.tokenizers import open_tokenizers
 from stages.trained import load_trained
 
@@ -32,22 +33,12 @@ MAX_BATCH = 16  # pictures a call; bits depend on it, so it is fixed for each si
 BATCH_PIXELS = 1024 * 1024  # a call makes fewer pictures if they are large
 
 
-class Prompt(Protocol):
+class Prompt(Edited, Protocol):
     """What to make a picture of, and how large."""
 
     @property
     def prompt(self) -> str:
         """The text."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-        ...
-
-    @property
-    def height(self) -> int:
-        """Height in pixels."""
         ...
 
 
@@ -61,6 +52,7 @@ class Sampling:
     guidance: float | None = None  # told to models that embed it; None: as the model is sampled
     shift: float | None = None  # of the sampler's t; None: the model's own schedule
     sampler: str | None = None  # None: the model's own
+    time_offset: float | None = None  # of references along t; None: the model's own
 
 
 @dataclass(frozen=True)
@@ -86,10 +78,17 @@ class Generator:
         return {**text, "sizes": sizes.expand(len(prompts), -1)}
 
     def predictor(
-        self, conditions: Mapping[str, Tensor], guidance: float | None = None
+        self,
+        conditions: Mapping[str, Tensor],
+        guidance: float | None = None,
+        seen: Seen = NOTHING_SEEN,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Give the prediction as a function of noisy latents and t, in float32."""
         conditioning = self.denoiser.conditioning(conditions, guidance)
+        if seen:
+            conditioning = self.denoiser.with_pictures(
+                conditioning, seen.references, seen.fill, seen.time_offset
+            )
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
             return self.denoiser.predict(noisy.to(self.dtype), t, conditioning).float()
@@ -138,34 +137,44 @@ def load_generator(
 
 @torch.inference_mode()
 def generate(
-    generator: Generator, prompts: Sequence[Prompt], sampling: Sampling, name: str
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    name: str,
+    folder: Path = Path(),
 ) -> list[Picture]:
     """Make one picture a prompt, in the order of the prompts; prompts of a size share a batch.
 
     A picture depends on its prompt, its index and the sampling alone: its noise is its own, and a
-    batch always has the same number of pictures, the last repeated to fill it.
+    batch always has the same number of pictures, the last repeated to fill it. Pictures that a
+    prompt names are seen with the prompt and, where there is classifier-free guidance, without it.
+    What a Fill model keeps is what it painted itself: nothing is pasted back, as in the released
+    pipeline.
 
     Args:
         generator: The loaded components.
         prompts: What to make pictures of.
         sampling: Steps, guidance, seed and shift.
         name: What the progress bar and errors say, such as `sample.prompts`.
+        folder: Where the pictures that prompts name are.
 
     Raises:
-        ValueError: A size is no multiple of the model's cells.
+        FileNotFoundError: A picture that a prompt names is not there.
+        ValueError: A size is no multiple of the model's cells, or the model sees no such pictures.
     """
     check_sizes(prompts, generator.autoencoder.spatial_factor * generator.denoiser.patch, name)
-    by_size: dict[tuple[int, int], list[int]] = {}
+    check_pictures(prompts, folder, name)
+    alike: dict[tuple[int, ...], list[int]] = {}
     for index, prompt in enumerate(prompts):
-        by_size.setdefault((prompt.width, prompt.height), []).append(index)
+        alike.setdefault((*_size(prompt), *kind_of(prompt)), []).append(index)
     pictures: dict[int, Picture] = {}
     with tqdm(total=len(prompts), desc=name, unit="picture") as bar:
-        for (width, height), indices in by_size.items():
+        for (width, height, *_), indices in alike.items():
             size = batch_size(width, height)
             for start in range(0, len(indices), size):
                 chunk = indices[start : start + size]
                 filled = chunk + [chunk[-1]] * (size - len(chunk))
-                made = _batch(generator, [(i, prompts[i]) for i in filled], sampling)
+                made = _batch(generator, [(i, prompts[i]) for i in filled], sampling, folder)
                 pictures.update(zip(chunk, made, strict=False))
                 bar.update(len(chunk))
     return [pictures[index] for index in range(len(prompts))]
@@ -208,17 +217,20 @@ def _batch(
     generator: Generator,
     batch: Sequence[tuple[int, Prompt]],
     sampling: Sampling,
+    folder: Path,
 ) -> list[Picture]:
     width, height = _size(batch[0][1])
     factor = generator.autoencoder.spatial_factor
     shape = (generator.autoencoder.latent_channels, height // factor, width // factor)
     noise = torch.stack([starting_noise(sampling.seed, index, shape) for index, _ in batch])
-    conditions = generator.conditions([prompt.prompt for _, prompt in batch], width, height)
-    predict = generator.predictor(conditions, sampling.guidance)
+    prompts = [prompt for _, prompt in batch]
+    seen = encode(prompts, folder, generator.autoencoder, generator.device, sampling.time_offset)
+    conditions = generator.conditions([prompt.prompt for prompt in prompts], width, height)
+    predict = generator.predictor(conditions, sampling.guidance, seen)
     if sampling.cfg_scale != 1:
         empty = generator.conditions([""], width, height)
         repeated = {name: row.expand(len(batch), *row.shape[1:]) for name, row in empty.items()}
-        unconditional = generator.predictor(repeated, sampling.guidance)
+        unconditional = generator.predictor(repeated, sampling.guidance, seen)
         predict = guided(predict, unconditional, sampling.cfg_scale)
     latents = generator.process.sample(
         predict,

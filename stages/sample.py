@@ -13,6 +13,7 @@ from stages.generation import Picture, Sampling, base_records, generate, load_ge
 from stages.params.outputs import Prompt, Sample
 from stages.params.read import key
 from stages.params.tracking import Tracking
+from stages.prompt_pictures import check_pictures
 from stages.tracking import find_run
 
 
@@ -42,19 +43,29 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     """Write the grid and add it to the training's run.
 
     Raises:
-        ValueError: A prompt asks for a size that the autoencoder cannot make.
+        FileNotFoundError: A picture that a prompt names is not there.
+        ValueError: A prompt asks for a size or an edit that the model cannot make.
     """
+    folder = Path(params.sample.pictures or "")
+    check_pictures(params.sample.prompts, folder, "sample.prompts")
     launch.use_threads(params.threads)
     records = base_records(artifacts.base)
     generator = load_generator(params.family, artifacts.trained, records, params.dtype)
     asked = params.sample
+    summary = read_json(artifacts.summary)
     sampling = Sampling(
-        asked.steps, asked.cfg_scale, asked.seed, asked.guidance, asked.shift, asked.sampler
+        asked.steps,
+        asked.cfg_scale,
+        asked.seed,
+        asked.guidance,
+        asked.shift,
+        asked.sampler,
+        summary["time_offset"],
     )
-    pictures = generate(generator, asked.prompts, sampling, "sample.prompts")
+    pictures = generate(generator, asked.prompts, sampling, "sample.prompts", folder)
     title = f"{params.name}: {asked.steps} steps, cfg {asked.cfg_scale:g}, seed {asked.seed}"
     write_sheet(artifacts.grid, title, sections(asked.prompts, pictures))
-    tracked = find_run(params.tracking, read_json(artifacts.summary)["fingerprint"])
+    tracked = find_run(params.tracking, summary["fingerprint"])
     tracked.log_artifact(artifacts.grid, "sample")
     print(f"drew {len(pictures)} pictures: {artifacts.grid}", flush=True)  # noqa: T201
 

@@ -15,11 +15,13 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out prompt and the size in pixels of the picture to generate for it."""
+    """A held-out prompt, the size in pixels of the picture to generate for it, and what to edit."""
 
     prompt: str
     width: int
     height: int
+    references: tuple[str, ...] = ()  # pictures to edit, in the judge's folder
+    mask: str | None = None  # picture there whose white is filled
 
 
 @dataclass(frozen=True)

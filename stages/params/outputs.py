@@ -14,6 +14,8 @@ class Prompt:
     prompt: str  # the text; empty is allowed
     width: int = number(1024, at_least=1)  # pixels
     height: int = number(1024, at_least=1)  # pixels
+    references: list[str] = field(default_factory=list)  # pictures to look at, in sample.pictures
+    mask: str | None = None  # picture there whose white is filled in the one reference
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,18 @@ class Sample:
     """The grid of sample pictures."""
 
     prompts: list[Prompt] = field(default_factory=list)  # the pictures of the grid, in order
+    pictures: str | None = None  # folder of what prompts name; if nothing, `use` writes train_path
     steps: int = number(20, at_least=1)  # of the sampler
     cfg_scale: float = number(4.0, at_least=0)  # classifier-free guidance; 1 is none
     seed: int = number(1234, at_least=0, below=2**63)  # of the starting noise
     guidance: float | None = number(None, at_least=0)  # told to models that embed it; null: theirs
     shift: float | None = number(None, above=0)  # of the sampler's t; null: the model's own
     sampler: str | None = choice(None, "euler", "ddim", "dpmpp_2m")  # null: the model's own
+
+    @property
+    def names_pictures(self) -> bool:
+        """Tell whether a prompt is given pictures to edit."""
+        return any(prompt.references or prompt.mask for prompt in self.prompts)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def _named(config: Config) -> Iterator[tuple[str, str]]:
         yield "model.components", config.model.components
     if config.model.from_scratch is not None:
         yield "model.from_scratch.dataset", config.model.from_scratch.dataset
+    if config.sample.names_pictures and config.sample.pictures is not None:
+        yield "sample.pictures", config.sample.pictures
     if config.evaluate.judge is not None and config.evaluate.judge_path is not None:
         yield "evaluate.judge_path", config.evaluate.judge_path
 

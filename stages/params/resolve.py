@@ -41,6 +41,7 @@ def settled(path: Path, overrides: Sequence[str] = ()) -> Config:
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, source=source, components=components),
+        sample=dataclasses.replace(config.sample, pictures=derived["sample.pictures"]),
         evaluate=dataclasses.replace(config.evaluate, judge_path=derived["evaluate.judge_path"]),
     )
 

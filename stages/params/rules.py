@@ -60,6 +60,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
     yield from rules_editing.editing(config)
+    yield from rules_editing.prompts(config)
     yield from rules_controlnet.controlnet(config)
     if config.data.mask is not None:
         yield (
@@ -72,9 +73,11 @@ def derived(config: Config) -> dict[str, str | None]:
     """Say what the keys hold that `use` writes and nobody sets by hand."""
     model, evaluate = config.model, config.evaluate
     source = pins.source(model)
+    pictures = config.sample.pictures if config.sample.names_pictures else config.data.train_path
     return {
         "model.source": source,
         "model.components": model.components if model.is_single_file else source,
+        "sample.pictures": pictures,
         "evaluate.judge_path": evaluate.judge_path if evaluate.judge else config.data.train_path,
     }
 

@@ -32,3 +32,36 @@ def editing(config: Config) -> Iterator[str]:
             f"data.references: {config.data.references} given, but training.editing is {mode!r}, "
             "which reads none: set [] or training.editing to 'kontext'"
         )
+
+
+def prompts(config: Config) -> Iterator[str]:
+    """Yield each broken rule of the pictures that prompts name."""
+    mode, family = config.training.editing, config.model.type
+    if not config.sample.names_pictures:
+        if mode == "fill":
+            yield (
+                "sample.prompts name no masks, but training.editing 'fill' makes a model that "
+                "only fills: give each prompt references: [picture] and mask: picture"
+            )
+        return
+    if family not in EDITABLE:
+        yield (
+            f"sample.prompts name pictures, but model.type {family!r} edits none: take "
+            "references and mask out"
+        )
+    if config.sample.pictures is None:
+        yield "sample.pictures is null, but sample.prompts name pictures: give their folder"
+    for index, prompt in enumerate(config.sample.prompts):
+        key = f"sample.prompts[{index}]"
+        if mode == "fill" and prompt.mask is None:
+            yield f"{key}.mask is null, but training.editing 'fill' learns to fill: give one"
+        if mode != "fill" and prompt.mask is not None:
+            yield (
+                f"{key}.mask: {prompt.mask!r} given, but training.editing is {mode!r}: only "
+                "'fill' reads masks"
+            )
+        if prompt.mask is not None and len(prompt.references) != 1:
+            yield (
+                f"{key}.mask: {prompt.mask!r} given with {len(prompt.references)} references, but "
+                "it says what is filled in exactly one: name that picture in references"
+            )

@@ -13,6 +13,11 @@ from stages.train.batches import Batch
 class Editing(Protocol):
     """How a batch's pictures join what the denoiser is told; any method may train with it."""
 
+    @property
+    def time_offset(self) -> float | None:
+        """Give where references stand along t, for sampling: None is the family's own place."""
+        ...
+
     def add(self, denoiser: Denoiser, conditioning: Any, batch: Batch) -> Any:
         """Add the pictures to the conditioning that the captions gave.
 

@@ -45,12 +45,13 @@ def write_outputs(folder: Path, state: TrainState, method: Method, report: Repor
 
 
 def _summary(state: TrainState, report: Report) -> dict[str, object]:
-    validations = state.history.validations
+    validations, editing = state.history.validations, state.model.editing
     return {
         "fingerprint": report.fingerprint,
         "num_images": len(report.visits),  # that could be trained on
         "num_parameters": sum(p.numel() for p in state.trainable.values()),
         "steps": state.step,
+        "time_offset": None if editing is None else editing.time_offset,  # None: the family's own
         "val_loss": validations[-1].loss,
         "val_loss_base": validations[0].loss,
     }

@@ -124,7 +124,12 @@ def _write_model(data: Path, family: str) -> None:
         for parameter in denoiser.network.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
     save_denoiser(denoiser, data / "train" / "weights")
-    summary = {"fingerprint": "f" * 64, "val_loss": 0.123456789, "val_loss_base": 2.0}
+    summary: dict[str, Any] = {
+        "fingerprint": "f" * 64,
+        "val_loss": 0.123456789,
+        "val_loss_base": 2.0,
+    }
+    summary["time_offset"] = None
     _write(data / "train" / "summary.json", summary)
     (data / "images.parquet").write_bytes(b"stands for the dataset's table")
 

@@ -1,5 +1,6 @@
 """What a batch's pictures tell the denoiser while it learns."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def test_the_parameters_of_kontext_are_accepted():
         (KONTEXT[:1], "data.references is empty"),
         (KONTEXT[1:], "training.editing is None, which reads none"),
         (("training.kontext.time_offset=1.0",), "training.kontext is given"),
-        (("data.mask=mask",), "data.mask: 'mask' given"),
+        (("data.mask=mask",), r"data\.mask: 'mask' given"),
     ],
 )
 def test_parameters_that_would_be_ignored_are_refused(overrides, problem):
@@ -149,3 +150,30 @@ def test_parameters_that_would_be_ignored_are_refused(overrides, problem):
 def test_other_families_are_refused_by_their_parameters():
     with pytest.raises(ValueError, match=r"model.type 'sdxl' edits no pictures"):
         digits(*KONTEXT, family="sdxl")
+
+
+def prompt(**pictures):
+    return f"sample.prompts=[{json.dumps({'prompt': 'a', 'width': 32, 'height': 32} | pictures)}]"
+
+
+SEEN, IN = prompt(references=["a.png"]), "sample.pictures=data/raw/digits"
+
+
+def test_a_prompt_may_name_pictures_and_the_folder_they_are_in():
+    assert digits(*KONTEXT, SEEN, IN).sample.prompts[0].references == ["a.png"]
+    assert digits(SEEN, IN).sample.pictures == "data/raw/digits"  # any FLUX looks at references
+    assert digits().sample.pictures == digits().data.train_path  # dvc.yaml needs a path
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "problem"),
+    [
+        ("sdxl", (SEEN, IN), r"model\.type 'sdxl' edits none"),
+        ("flux2", (SEEN,), r"sample\.pictures is null"),
+        ("flux2", (prompt(references=["a"], mask="b"), IN), "only 'fill' reads masks"),
+        ("flux2", (prompt(mask="b"), IN), "given with 0 references"),
+    ],
+)
+def test_prompts_that_name_pictures_in_vain_are_refused(family, overrides, problem):
+    with pytest.raises(ValueError, match=problem):
+        digits(*overrides, family=family)

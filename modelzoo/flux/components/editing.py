@@ -64,22 +64,38 @@ def fill_conditioning(
     """Encode what is kept of a picture, and where it is painted, as channels (B, N, D) of tokens.
 
     Raises:
+        ValueError: See `fill_channels`.
+    """
+    return tokens(fill_channels(reference_image, mask, vae, device)).to(dtype)
+
+
+def fill_channels(
+    picture: Tensor, mask: Tensor, vae: PictureEncoder, device: torch.device
+) -> Tensor:
+    """Encode what is kept of a picture, and where it is painted, as channels (B, C', h, w).
+
+    Args:
+        picture: (B, 3, H, W) in [-1, 1].
+        mask: (B, 1, H, W), 1 where it is to be painted: there the network sees grey, 0.
+        vae: On `device`.
+        device: Of the result.
+
+    Raises:
         ValueError: The mask is not one channel of the picture's size with values 0 and 1.
     """
-    batch, _, height, width = reference_image.shape
+    batch, _, height, width = picture.shape
     if mask.shape != (batch, 1, height, width):
         raise ValueError(
             f"FLUX Fill: a mask of {list(mask.shape)!r} was given for pictures of "
-            f"{list(reference_image.shape)!r}: give {[batch, 1, height, width]!r}"
+            f"{list(picture.shape)!r}: give {[batch, 1, height, width]!r}"
         )
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError(
             f"FLUX Fill: the mask has values from {mask.min().item():g} to {mask.max().item():g}, "
             "others than 0 (keep) and 1 (paint) among them: threshold it"
         )
-    mask = mask.to(device, reference_image.dtype)
-    masked = _latents(reference_image.to(device) * (1 - mask), vae, device)
-    return tokens(fill_condition(masked, mask)).to(dtype)
+    mask = mask.to(device, picture.dtype)
+    return fill_condition(_latents(picture.to(device) * (1 - mask), vae, device), mask)
 
 
 def widened(embedder: nn.Module, columns: int) -> nn.Linear:
