@@ -171,7 +171,6 @@ def test_a_prompt_may_name_pictures_and_the_folder_they_are_in():
         ("sdxl", (SEEN, IN), r"model\.type 'sdxl' edits none"),
         ("flux2", (SEEN,), r"sample\.pictures is null"),
         ("flux2", (prompt(references=["a"], mask="b"), IN), "only 'fill' reads masks"),
-        ("flux2", (prompt(mask="b"), IN), "given with 0 references"),
     ],
 )
 def test_prompts_that_name_pictures_in_vain_are_refused(family, overrides, problem):
