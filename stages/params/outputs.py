@@ -23,7 +23,7 @@ class Sample:
     """The grid of sample pictures."""
 
     prompts: list[Prompt] = field(default_factory=list)  # the pictures of the grid, in order
-    pictures: str | None = None  # folder of what prompts name; if nothing, `use` writes train_path
+    pictures: str | None = None  # folder of what prompts name; `use` fills it in if nothing
     steps: int = number(20, at_least=1)  # of the sampler
     cfg_scale: float = number(4.0, at_least=0)  # classifier-free guidance; 1 is none
     seed: int = number(1234, at_least=0, below=2**63)  # of the starting noise

@@ -30,6 +30,10 @@ ENCODERS = {  # places of a family's text encoders, each with what may stand the
 }
 OPTIONAL = {("sd3", "t5")}  # zeros stand for it where it is left out
 
+NO_PICTURES = (
+    "params/no_pictures"  # stands in dvc.yaml where prompts name none: a path must be there
+)
+
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
     "training.method": ("full_finetune",),
@@ -73,7 +77,7 @@ def derived(config: Config) -> dict[str, str | None]:
     """Say what the keys hold that `use` writes and nobody sets by hand."""
     model, evaluate = config.model, config.evaluate
     source = pins.source(model)
-    pictures = config.sample.pictures if config.sample.names_pictures else config.data.train_path
+    pictures = config.sample.pictures if config.sample.names_pictures else NO_PICTURES
     return {
         "model.source": source,
         "model.components": model.components if model.is_single_file else source,
