@@ -25,6 +25,7 @@ def _schema(*columns: tuple[str, pa.DataType], nullable: tuple[str, ...] = ()) -
 
 
 ROLES = ("target", "reference", "mask", "condition")  # what a picture is to its sample
+ENCODED = (*ROLES, "masked")  # of LATENTS: the last is the target without what its mask covers
 IMAGES = _schema(  # one row a usable picture in one role, sorted by sample_id, role as ROLES, index
     ("sample_id", pa.string()),  # first 20 hex of the target's content; equal ones get "-1", "-2"
     ("role", pa.string()),  # one of ROLES; each sample has one target
@@ -67,7 +68,7 @@ CAPTIONS = _schema(  # captions of the samples that may be used, sorted by sampl
 )
 PLACE = (  # what names a row of BUCKETS and LATENTS, and sorts them
     ("sample_id", pa.string()),  # as in IMAGES, like role and index
-    ("role", pa.string()),  # sorted as ROLES
+    ("role", pa.string()),  # sorted as ENCODED
     ("index", pa.int32()),
     ("resolution", pa.int32()),  # pixels: the one of data.resolution(s) that this row is for
     ("variant", pa.int32()),  # crop or mirror image, from 0; each visit takes one
@@ -91,7 +92,7 @@ BUCKETS = _schema(  # geometry of each picture to encode, sorted by PLACE; no ca
     ("original_width", pa.int32()),  # as in IMAGES: pixels before resizing
     ("original_height", pa.int32()),
 )
-LATENTS = _schema(  # one row a row of BUCKETS, in its order
+LATENTS = _schema(  # one row a row of BUCKETS, and one of each target with a mask, sorted by PLACE
     *PLACE,
     ("key", pa.string()),  # of the row in the row store
     ("table", pa.string()),  # name of the row table
@@ -100,9 +101,9 @@ LATENTS = _schema(  # one row a row of BUCKETS, in its order
     ("weight", pa.float64()),  # as in IMAGES
     ("prior", pa.bool_()),  # as in IMAGES
     ("bucket", pa.string()),  # as in BUCKETS
-    ("channels", pa.int32()),  # of the latent
-    ("height", pa.int32()),  # of the latent, cells
-    ("width", pa.int32()),  # of the latent, cells
+    ("channels", pa.int32()),  # of the row: of latents, or of pixels (masks, SDXL's conditions)
+    ("height", pa.int32()),  # of the row: cells of latents, or pixels
+    ("width", pa.int32()),  # likewise
     *((name, pa.int32()) for name in SIZES),
 )
 PROMPTS = _schema(  # one row a distinct caption and one for "", sorted by caption
@@ -122,7 +123,7 @@ SCHEMAS = {
 
 def place(row: Mapping[str, Any]) -> tuple[str, int, int, int, int]:
     """Return where a row of IMAGES, BUCKETS or LATENTS stands in its table."""
-    role = ROLES.index(row["role"])
+    role = ENCODED.index(row["role"])
     return row["sample_id"], role, row["index"], row.get("resolution", 0), row.get("variant", 0)
 
 

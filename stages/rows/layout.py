@@ -19,7 +19,12 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Stored: TypeAlias = npt.NDArray[Any]  # values in the form of a column's dtype
 Sums: TypeAlias = npt.NDArray[np.uint64]
 
-STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}  # its upper 16 bits
+STORED = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,  # its upper 16 bits
+    "uint8": np.uint8,  # of masks and pixels
+}
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}  # without it racing writers duplicate
 FLAT = {  # values lie in a file as in memory, one row after the other, see spans.py
     "lance-encoding:compression": "none",
@@ -31,7 +36,7 @@ OWN = ("key", "parts", "added", "checksum")
 
 @dataclass(frozen=True)
 class Column:
-    """One array of each row: its shape, and the dtype it is stored in (as model.dtype names it)."""
+    """One array of each row: its shape, and the dtype it is stored in (one of STORED)."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -168,8 +173,8 @@ def narrow(where: str, values: Array, dtype: str) -> Stored:
     if dtype == "bfloat16":
         narrowed = (values.view(np.uint32) >> 16).astype(np.uint16)
     else:
-        with np.errstate(over="ignore"):
-            narrowed = values.astype(np.float16)
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrowed = values.astype(STORED[dtype])
     changed = widen(narrowed, dtype) != values
     if changed.any():
         raise ValueError(
@@ -202,7 +207,7 @@ def checksums(arrays: Iterable[Stored]) -> Sums:
 def words(array: Stored) -> npt.NDArray[Any]:
     """View contiguous rows as the largest words that fill a row."""
     row_bytes = array.itemsize * array.shape[1]
-    size = next(size for size in (8, 4, 2) if row_bytes % size == 0)
+    size = next(size for size in (8, 4, 2, 1) if row_bytes % size == 0)
     return array.view(f"u{size}")
 
 

@@ -34,6 +34,7 @@ class Batch:
     conditions: Mapping[str, Tensor]  # rows of the text encoders and sizes, each (B, ...)
     references: tuple[Tensor, ...] = ()  # latents of each reference of the items, (B, C, H', W')
     mask: Tensor | None = None  # (B, 1, H x factor, W x factor) pixels in {0, 1}: 1 is filled
+    masked: Tensor | None = None  # latents of the items without what is filled, (B, C, H, W)
     condition: Tensor | None = None  # what a ControlNet follows, see Denoiser.followed
     prior: Tensor | None = None  # (B,) whether an item preserves the prior; None: none does
     visits: tuple[int, ...] = ()  # of the items: how often each was trained on before
@@ -102,6 +103,7 @@ class Batches:
             prior=torch.from_numpy(self.samples.prior[part.items]),
             conditions=self.samples.conditions(rows, captions),
             visits=tuple(part.visits.tolist()),
+            **self.samples.pictures(rows),
         )
 
     def _choose(

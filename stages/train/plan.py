@@ -74,8 +74,11 @@ def create_plan(training: Training, steps_per_run: Callable[[int], int]) -> Plan
 
 
 def micro_batch_sizes(buckets: Iterable[str], training: Training) -> dict[str, int]:
-    """Return how many items a micro-batch has, at most, by bucket ("64x32", in pixels)."""
-    sides = {name: [int(side) for side in name.split("x")] for name in buckets}
+    """Return how many items a micro-batch has, at most, by bucket of the target.
+
+    A bucket is named "64x32", in pixels, with references "64x32+48x48+32x32".
+    """
+    sides = {name: [int(side) for side in name.partition("+")[0].split("x")] for name in buckets}
     return {
         name: batch_size_of(width, height, training.batch_size, training.batch_sizes)
         for name, (width, height) in sides.items()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from stages.artifacts import extra_metadata, read_table
 from stages.base_record import read_record
 from stages.rows.manifest import ManifestRows, open_latents, open_prompts
 from stages.tables import PLACE, SIZES, latent_name
+from stages.train.companions import NO_COMPANIONS, Companions, companions_of, refuse_unread
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -37,7 +38,7 @@ class Samples:
     names: Sequence[str]  # (items,) the sample's id, or that with "@768"
     captions: Sequence[Sequence[str]]  # (items,) variants of each
     rows: Sequence[Sequence[int]]  # (items,) places in row_names: variants of each
-    buckets: Mapping[str, Indices]  # places of the items, by bucket
+    buckets: Mapping[str, Indices]  # places of the items, by bucket and those of references
     repeats: Indices  # (items,) visits in an epoch
     weights: npt.NDArray[np.float32]  # (items,) of the losses
     prior: npt.NDArray[np.bool_]  # (items,) whether the base made it, for DreamBooth's prior
@@ -45,6 +46,7 @@ class Samples:
     sizes: npt.NDArray[np.int32]  # (rows, 6), the columns SIZES
     latent_rows: ManifestRows
     prompt_rows: ManifestRows
+    companions: Companions = NO_COMPANIONS  # of the rows
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,6 +63,10 @@ class Samples:
         prompts = self.prompt_rows.take(captions)
         text = {name: torch.from_numpy(values) for name, values in prompts.items()}
         return {**text, "sizes": torch.from_numpy(self.sizes[list(rows)])}
+
+    def pictures(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Return references, mask and condition of the rows' targets, as a Batch names them."""
+        return self.companions.take(self.latent_rows, rows)
 
     def by_sample(self, counts: Indices) -> dict[str, int]:
         """Add up what is counted for each item, (items,), by sample id."""
@@ -81,7 +87,11 @@ class Manifests:
 
 
 def open_samples(
-    manifests: Manifests, family: str, resolution: int, root: str
+    manifests: Manifests,
+    family: str,
+    resolution: int,
+    root: str,
+    roles: Collection[str] = (),
 ) -> dict[str, Samples]:
     """Open the items of each split, "train" and "validation".
 
@@ -90,30 +100,27 @@ def open_samples(
         family: `model.type`, for which the rows must have been made.
         resolution: `data.resolution`, at which an item is named by its sample alone.
         root: The row store; rows that it lacks are encoded first.
+        roles: What the training reads beside targets, see `roles_read`.
 
     Raises:
-        ValueError: The rows were made by another base or are not of targets, a sample has no
+        ValueError: The rows were made by another base or are of other roles, a sample has no
             caption row, or a split that is needed is empty.
     """
     latents = read_table(manifests.latents, "latents")
     prompts = read_table(manifests.prompts, "prompts")
     _refuse_other_encoder(manifests.latents, latents, manifests.vae, family)
     _refuse_other_encoder(manifests.prompts, prompts, manifests.text_encoder, family)
-    _refuse_other_roles(manifests.latents, latents)
+    refuse_unread(manifests.latents, latents, roles)
     captions = _captions(manifests.captions)
     _refuse_gaps(manifests, latents, prompts, captions)
     latent_rows = open_latents(manifests.latents, root)
     prompt_rows = open_prompts(manifests.prompts, root)
-    splits = {
-        split: _samples(
-            latents.filter(pc.equal(latents["split"], split)),
-            captions,
-            resolution,
-            latent_rows,
-            prompt_rows,
-        )
-        for split in ("train", "validation")
-    }
+    targets = latents.filter(pc.equal(latents["role"], "target"))
+    splits = {}
+    for split in ("train", "validation"):
+        part = targets.filter(pc.equal(targets["split"], split))
+        companions = companions_of(manifests.latents, latents, part, roles)
+        splits[split] = _samples(part, captions, resolution, latent_rows, prompt_rows, companions)
     _refuse_empty(manifests.latents, splits)
     return splits
 
@@ -133,8 +140,9 @@ def _samples(
     resolution: int,
     latent_rows: ManifestRows,
     prompt_rows: ManifestRows,
+    companions: Companions,
 ) -> Samples:
-    """Group the rows of a split, which are sorted by sample, into items."""
+    """Group a split's rows of targets, which are sorted by sample, into items."""
     places = part.select([name for name, _ in PLACE]).to_pylist()
     items: dict[tuple[str, int], list[int]] = {}
     for number, row in enumerate(places):
@@ -149,7 +157,7 @@ def _samples(
         names=_names(items, resolution),
         captions=[captions[sample_id] for sample_id, _ in items],
         rows=list(items.values()),
-        buckets=_group([buckets[row] for row in first]),
+        buckets=_group([buckets[row] + companions.shapes[row] for row in first]),
         repeats=part["repeats"].to_numpy()[first].astype(np.int64),
         weights=part["weight"].to_numpy()[first].astype(np.float32),
         prior=np.array(part["prior"].to_pylist(), np.bool_)[first],
@@ -157,6 +165,7 @@ def _samples(
         sizes=np.stack([part[name].to_numpy() for name in SIZES], axis=1),
         latent_rows=latent_rows,
         prompt_rows=prompt_rows,
+        companions=companions,
     )
 
 
@@ -187,15 +196,6 @@ def _refuse_other_encoder(path: Path, manifest: pa.Table, component: Path, famil
         raise ValueError(
             f"{path} was written by the encoder {str(found.get('encoder'))[:16]!r}, but "
             f"{component} names {wanted[:16]!r}: run `dvc repro`, which encodes anew"
-        )
-
-
-def _refuse_other_roles(path: Path, latents: pa.Table) -> None:
-    others = sorted(set(latents["role"].unique().to_pylist()) - {"target"})
-    if others:
-        raise ValueError(
-            f"{path} has rows of the role {others[0]!r}, but training takes targets alone: set "
-            "data.references to [], and data.mask and data.condition to null"
         )
 
 

@@ -16,6 +16,7 @@ from stages.artifacts import read_json, sha256_text
 from stages.base_record import read_record
 from stages.launch import use_threads
 from stages.params.read import key
+from stages.params.roles import roles_read
 from stages.params.tracking import Tracking
 from stages.params.training import Training
 from stages.rows.location import store_root
@@ -158,7 +159,8 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     use_threads(params.threads)
     settings, root = params.training, store_root(params.store)
     digest = weights_fingerprint(params, artifacts)
-    splits = open_samples(artifacts.manifests, params.family, params.resolution, root)
+    roles = roles_read(settings)
+    splits = open_samples(artifacts.manifests, params.family, params.resolution, root, roles)
     scheduler = read_record(artifacts.scheduler).folders["scheduler"] / "scheduler_config.json"
     objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
         settings.objective, read_json(scheduler)

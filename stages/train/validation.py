@@ -66,4 +66,5 @@ class Validation:
             t=torch.full((len(items),), t),
             weights=torch.ones(len(items)),
             conditions=self.samples.conditions(rows, captions),
+            **self.samples.pictures(rows),
         )

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from stages.artifacts import read_table, write_table
 from stages.base_record import Part, read_record, write_record
 from stages.params.read import read
 from stages.rows.keys import row_key, table_name
+from stages.rows.layout import Column
 from stages.rows.table import RowTable
 from stages.tables import SIZES, to_table
 from stages.train.stage import Params
@@ -66,6 +67,9 @@ class Workspace:
         weights: Sequence[float] = (1.0,),
         scales: Sequence[int] = (1,),
         num_prior: int = 0,
+        references: Sequence[int] = (0,),
+        has_masks: bool = False,
+        has_conditions: bool = False,
     ) -> None:
         """Write the files.
 
@@ -79,12 +83,18 @@ class Workspace:
             weights: Of the samples in turn.
             scales: Each gives the samples a further resolution, RESOLUTION times it.
             num_prior: The last of them, which the base has made.
+            references: Their number, of the samples in turn; the first is as large as its target,
+                the others are squares.
+            has_masks: Give each target a mask, and latents of what it leaves.
+            has_conditions: Give each target a condition.
         """
         self.root, self.store, self.family = root, root / "store", family
         self.output = root / "data" / "train"
         self.num_images, self.num_validation = num_images, num_validation
         self.num_variants, self.scales = num_variants, scales
         self.repeats, self.weights, self.num_prior = repeats, weights, num_prior
+        self.references = references
+        self.has_masks, self.has_conditions = has_masks, has_conditions
         self.tree: dict[str, Any] = {
             "experiment": {"name": "toy", "output_dir": "outputs/toy", "seed": 1},
             "model": {"type": family, "dtype": "float32"},
@@ -158,6 +168,8 @@ class Workspace:
     def _write_rows(self) -> None:
         random = np.random.default_rng(0)
         latents, captions = [], []
+        self.columns: dict[str, dict[str, Column]] = {}  # by table
+        self.added: dict[str, list[tuple[str, dict[str, Any]]]] = {}  # likewise, keys and rows
         for i, scale, variant in product(
             range(self.num_images), self.scales, range(self.num_variants)
         ):
@@ -166,16 +178,22 @@ class Workspace:
                 text = f"picture {i % 5}" + (f" again {variant}" if variant else "")
                 captions.append(row | {"caption": text})
             width, height = (scale * side for side in SIDES[i % 2])
-            name, key, shape = self._add_latents(random, (i, scale, variant), width, height)
-            row |= {"role": "target", "index": 0, "resolution": scale * RESOLUTION}
-            row |= {"key": key, "table": name, "bucket": f"{width}x{height}"}
             row["split"] = "validation" if i < self.num_validation else "train"
             row["repeats"] = self.repeats[i % len(self.repeats)]
             row["weight"] = self.weights[i % len(self.weights)]
             row["prior"] = row["split"] == "train" and i >= self.num_images - self.num_prior
-            row |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
-            sizes = (100 + i, 200, i % 3, variant, 2 * shape[1], 2 * shape[2])
-            latents.append(row | dict(zip(SIZES, sizes, strict=True)))
+            row["resolution"] = scale * RESOLUTION
+            told = dict(zip(SIZES, (100 + i, 200, i % 3, variant, height, width), strict=True))
+            for role, index, (wide, high) in self._roles(i, width, height):
+                image = (
+                    (i, scale, variant) if role == "target" else (i, scale, variant, role, index)
+                )
+                added = self._add_picture(random, role, image, wide, high)
+                latents.append(row | told | {"role": role, "index": index} | added)
+        for table, added in self.added.items():
+            keys, rows = zip(*added, strict=True)
+            together = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+            RowTable.open(str(self.store), table, self.columns[table]).add(keys, together)
         columns = ROWS[self.family]
         name = table_name("text", columns)
         distinct = sorted({"", *(row["caption"] for row in captions)})
@@ -193,20 +211,51 @@ class Workspace:
         self._write("prompts", prompts, self._made_by("text_encoder"))
         self._write("captions", captions, {})
 
-    def _add_latents(
-        self, random: np.random.Generator, image: tuple[int, ...], width: int, height: int
-    ) -> tuple[str, str, tuple[int, int, int]]:
-        """Add a picture's row; return its table, its key and the shape of the latent."""
-        is_patched = self.family == "flux2"
-        channels, factor = (16, 4) if is_patched else (4, 2)
+    def _roles(
+        self, number: int, width: int, height: int
+    ) -> Iterator[tuple[str, int, tuple[int, int]]]:
+        """List role, index and size of the pictures of a sample, as they are sorted."""
+        yield "target", 0, (width, height)
+        for index in range(self.references[number % len(self.references)]):
+            yield "reference", index, (height, height) if index else (width, height)
+        for role, is_there in (
+            ("mask", self.has_masks),
+            ("condition", self.has_conditions),
+            ("masked", self.has_masks),
+        ):
+            if is_there:
+                yield role, 0, (width, height)
+
+    def _add_picture(
+        self,
+        random: np.random.Generator,
+        role: str,
+        image: tuple[int | str, ...],
+        width: int,
+        height: int,
+    ) -> dict[str, Any]:
+        """Add a picture's row; return where it is and its shape, columns of LATENTS."""
+        has_pixels = role == "condition" and self.family == "sdxl"
+        kind = "masks" if role == "mask" else "pixels" if has_pixels else "latents"
+        channels, factor = (16, 4) if self.family == "flux2" else (4, 2)
         shape = (channels, height // factor, width // factor)
-        values = {"mean": random.standard_normal((1, *shape), np.float32)}
-        if not is_patched:
-            values["logvar"] = np.full((1, *shape), -2.0, np.float32)
-        columns = dict.fromkeys(values, shape)
-        name, key = table_name("latents", columns), row_key(image=image)
-        RowTable.open(str(self.store), name, columns).add([key], values)
-        return name, key, shape
+        if kind == "latents":
+            values = {"mean": random.standard_normal((1, *shape), np.float32)}
+            if self.family != "flux2":
+                values["logvar"] = np.full((1, *shape), -2.0, np.float32)
+        elif kind == "masks":
+            shape = (1, height, width)
+            values = {"mask": random.integers(0, 2, (1, *shape)).astype(np.float32)}
+        else:
+            shape = (3, height, width)
+            values = {"pixels": random.integers(0, 256, (1, *shape)).astype(np.float32)}
+        dtype = "float32" if kind == "latents" else "uint8"
+        columns = dict.fromkeys(values, Column(shape, dtype))
+        name, key = table_name(kind, columns), row_key(image=image)
+        self.columns[name] = columns
+        self.added.setdefault(name, []).append((key, values))
+        size = {"channels": shape[0], "height": shape[1], "width": shape[2]}
+        return {"key": key, "table": name, "bucket": f"{width}x{height}", **size}
 
     def _made_by(self, encoder: str) -> dict[str, str]:
         record = read_record(self.root / f"data/base/{encoder}.json")
@@ -228,10 +277,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 def make_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workspace]:
     """Make a workspace of another size or family, which becomes the working folder."""
 
-    def make(**sizes: Any) -> Workspace:
-        monkeypatch.chdir(tmp_path)
+    def make(folder: str = ".", **sizes: Any) -> Workspace:
+        root = tmp_path / folder
+        root.mkdir(exist_ok=True)
+        monkeypatch.chdir(root)
         monkeypatch.delenv("DIFFBASE_STORE", raising=False)
-        return Workspace(tmp_path, **sizes)
+        return Workspace(root, **sizes)
 
     return make
 
