@@ -51,7 +51,7 @@ def calls_of(network):
 
 @pytest.mark.parametrize("family", STEPS)
 def test_references_become_tokens_at_the_offsets_of_the_released_models(make_workspace, family):
-    trainer = trainer_of(make_workspace(family=family), editing="kontext")
+    trainer = trainer_of(make_workspace(family=family, references=(1,)), editing="kontext")
     batch = with_references(trainer.batches.at(0)[0], 1, 2)
     seen = calls_of(trainer.state.model.denoiser.network)
     trainer.method.losses(trainer.state.model, batch)
@@ -66,7 +66,8 @@ def test_references_become_tokens_at_the_offsets_of_the_released_models(make_wor
 
 
 @pytest.mark.parametrize("offset", [1.0, 2.5])
-def test_the_offset_asked_for_is_the_one_that_is_trained(workspace, offset):
+def test_the_offset_asked_for_is_the_one_that_is_trained(make_workspace, offset):
+    workspace = make_workspace(references=(1,))
     trainer = trainer_of(workspace, editing="kontext", kontext={"time_offset": offset})
     seen = calls_of(trainer.state.model.denoiser.network)
     batch = with_references(trainer.batches.at(0)[0], 1)
@@ -77,7 +78,7 @@ def test_the_offset_asked_for_is_the_one_that_is_trained(workspace, offset):
 @pytest.mark.parametrize("family", STEPS)
 def test_the_loss_is_that_of_the_targets_tokens_alone(make_workspace, family):
     """What the network gives has the target's tokens and no more, and the loss is their error."""
-    trainer = trainer_of(make_workspace(family=family), editing="kontext")
+    trainer = trainer_of(make_workspace(family=family, references=(1,)), editing="kontext")
     model = trainer.state.model
     seen = calls_of(model.denoiser.network)
     batch = with_references(trainer.batches.at(0)[0], 2)
@@ -96,8 +97,8 @@ def test_the_loss_is_that_of_the_targets_tokens_alone(make_workspace, family):
     assert (alone - prediction).abs().max() > 1e-5  # the references count
 
 
-def test_each_item_looks_at_its_own_reference(workspace):
-    trainer = trainer_of(workspace, editing="kontext")
+def test_each_item_looks_at_its_own_reference(make_workspace):
+    trainer = trainer_of(make_workspace(references=(1,)), editing="kontext")
     batch = with_references(trainer.batches.at(0)[0], 1)
     before = trainer.method.losses(trainer.state.model, batch)
     other = batch.references[0].clone()
@@ -107,9 +108,9 @@ def test_each_item_looks_at_its_own_reference(workspace):
     assert changed.tolist() == [False, True] + [False] * (len(batch) - 2)
 
 
-def test_a_sample_without_a_reference_is_named(workspace):
-    trainer = trainer_of(workspace, editing="kontext")
-    batch = trainer.batches.at(0)[0]
+def test_a_sample_without_a_reference_is_named(make_workspace):
+    trainer = trainer_of(make_workspace(references=(1,)), editing="kontext")
+    batch = replace(trainer.batches.at(0)[0], references=())
     with pytest.raises(ValueError, match=f"sample '{batch.names[0]}' has no reference"):
         trainer.method.losses(trainer.state.model, batch)
 
