@@ -16,6 +16,7 @@ from stages.train.stage import create_trainer
 
 EXPERIMENTS = Path(__file__).parents[2] / "params" / "experiments"
 EXPERIMENT = {family: f"digits_{family}.yaml" for family in ("sdxl", "flux2")}
+SIZE = {"num_images": 6, "num_validation": 1, "has_conditions": True}
 EXPERIMENT |= {"flux": "digits_flux1.yaml", "sd3": "digits_sd35.yaml"}
 
 
@@ -65,7 +66,7 @@ def learn(trainer, steps):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_step_0_is_the_base_and_every_weight_of_the_controlnet_alone_learns(make_workspace, family):
-    trainer = trainer_of(make_workspace(num_images=6, num_validation=1, family=family))
+    trainer = trainer_of(make_workspace(family=family, **SIZE))
     method, model = trainer.method, trainer.state.model
     base = model.denoiser.network
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -87,7 +88,7 @@ def test_step_0_is_the_base_and_every_weight_of_the_controlnet_alone_learns(make
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_saved_is_loaded_beside_its_base_and_no_other(make_workspace, tmp_path, family):
-    trainer = trainer_of(make_workspace(num_images=6, num_validation=1, family=family))
+    trainer = trainer_of(make_workspace(family=family, **SIZE))
     model = trainer.state.model
     trainer.method.save(model, tmp_path / "saved")
     loaded = load_controlnet_of(model.denoiser, tmp_path / "saved")
@@ -120,8 +121,8 @@ def is_unread(trainer, name):
     )
 
 
-def test_a_batch_without_pictures_or_with_others_is_one_sentence(workspace):
-    trainer = trainer_of(workspace)
+def test_a_batch_without_pictures_or_with_others_is_one_sentence(make_workspace):
+    trainer = trainer_of(make_workspace(has_conditions=True))
     batch = with_condition(trainer)
     with pytest.raises(ValueError, match=f"{batch.names[0]!r} has no condition picture: run"):
         trainer.method.losses(trainer.state.model, replace(batch, condition=None))
@@ -130,8 +131,8 @@ def test_a_batch_without_pictures_or_with_others_is_one_sentence(workspace):
         trainer.method.losses(trainer.state.model, small)
 
 
-def test_the_visits_that_go_without_a_picture_are_the_seeds(workspace):
-    trainer = trainer_of(workspace, {"conditioning_dropout": 0.5})
+def test_the_visits_that_go_without_a_picture_are_the_seeds(make_workspace):
+    trainer = trainer_of(make_workspace(has_conditions=True), {"conditioning_dropout": 0.5})
     learn(trainer, 2)
     batch = with_condition(trainer)
     black = replace(batch, condition=torch.zeros_like(batch.condition))
