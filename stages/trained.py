@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from modelzoo.adapters.files import is_adapter, load_adapters
 from modelzoo.denoiser import Denoiser, load_denoiser
 from modelzoo.families import family
 from stages.base_record import Record
@@ -24,4 +25,9 @@ def load_trained(family_name: str, trained: Path, base: Record, dtype: torch.dty
         FileNotFoundError: a folder is not there or not complete.
         ValueError: the weights do not fit.
     """
-    return load_denoiser(family(family_name).denoiser, trained, dtype)
+    kind = family(family_name)
+    if not is_adapter(trained):
+        return load_denoiser(kind.denoiser, trained, dtype)
+    denoiser = load_denoiser(kind.denoiser, base.folders[kind.folder], dtype)
+    load_adapters(denoiser.network, trained)
+    return denoiser

@@ -8,15 +8,30 @@ from stages.params.schema import choice, number
 
 
 @dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters."""
+class RankPattern:
+    """Layers with another rank than the others."""
 
+    modules: str  # pattern, as in target_modules
+    rank: int = number(at_least=1)  # inner width
+    alpha: float | None = number(None, above=0)  # null: training.lora.alpha
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters: small weights beside frozen ones."""
+
+    kind: str = choice("lora", "lora", "lokr", "loha")  # product: matrix, Kronecker, Hadamard
     rank: int = number(32, at_least=1)  # inner width
     alpha: float = number(32.0, above=0)  # the update is scaled by alpha / rank
     dropout: float = number(0.0, at_least=0, below=1)  # of the adapter's input
-    target_modules: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"]
-    )  # ends of the module names that get one
+    # ends of layers' names, regular expressions; or attention, feed-forward, all-linear; null:
+    # the family's attention
+    target_modules: list[str] | None = None
+    rank_pattern: list[RankPattern] = field(default_factory=list)  # the first that fits counts
+    use_rslora: bool = False  # scale by alpha / sqrt(rank)
+    use_dora: bool = False  # learn the lengths of the weights' rows too
+    init_from: str | None = None  # LoRA to go on from: file, or folder; null: zero
+    init_digest: str | None = None  # written by `use`: of what init_from holds
     train_text_encoder: bool = False  # adapters in the text encoders too
 
 

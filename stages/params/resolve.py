@@ -38,8 +38,14 @@ def settled(path: Path, overrides: Sequence[str] = ()) -> Config:
             "take it out"
         )
     source, components = derived["model.source"], derived["model.components"]
+    training = config.training
+    if training.lora is not None:
+        digest = derived["training.lora.init_digest"]
+        lora = dataclasses.replace(training.lora, init_digest=digest)
+        training = dataclasses.replace(training, lora=lora)
     return dataclasses.replace(
         config,
+        training=training,
         model=dataclasses.replace(config.model, source=source, components=components),
         sample=dataclasses.replace(config.sample, pictures=derived["sample.pictures"]),
         evaluate=dataclasses.replace(config.evaluate, judge_path=derived["evaluate.judge_path"]),

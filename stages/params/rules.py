@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from stages.params import pins, rules_controlnet, rules_editing
+from stages.params import pins, rules_controlnet, rules_editing, rules_lora
 from stages.params.config import Config
 from stages.params.model import (
     SINGLE_FILE,
@@ -36,7 +36,7 @@ NO_PICTURES = (
 
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
-    "training.method": ("full_finetune",),
+    "training.method": ("full_finetune", "lora"),
     "training.editing": (None, "kontext"),
     "data.cache_latents": (True,),
     "hardware.mixed_precision": ("no", "bf16"),
@@ -66,6 +66,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from rules_editing.editing(config)
     yield from rules_editing.prompts(config)
     yield from rules_controlnet.controlnet(config)
+    yield from rules_lora.lora(config)
     if config.data.mask is not None:
         yield (
             f"data.mask: {config.data.mask!r} given, which training.method "
@@ -78,11 +79,13 @@ def derived(config: Config) -> dict[str, str | None]:
     model, evaluate = config.model, config.evaluate
     source = pins.source(model)
     pictures = config.sample.pictures if config.sample.names_pictures else NO_PICTURES
+    lora = config.training.lora
     return {
         "model.source": source,
         "model.components": model.components if model.is_single_file else source,
         "sample.pictures": pictures,
         "evaluate.judge_path": evaluate.judge_path if evaluate.judge else config.data.train_path,
+        **({} if lora is None else {"training.lora.init_digest": rules_lora.init_digest(config)}),
     }
 
 

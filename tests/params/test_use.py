@@ -8,14 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from modelzoo.adapters.found import digest
 from stages.params import __main__ as command
 from stages.params import document
 from stages.params.config import Config
+from stages.params.resolve import check_resolved
 from stages.params.use import dump, use
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "params/experiments/digits_flux2.yaml"
+LORA = ("training.method=lora", "training.lora={}")
 
 
 @pytest.fixture
@@ -104,7 +109,17 @@ def test_a_folder_that_is_there_or_added_to_dvc_is_accepted(digits: Use, made: s
         (["training.steps=null"], "both null: give one"),
         (["training.optimizer.lr=1e-5"], "two names of one setting"),
         (["training.lora={rank: 4}"], r"set training\.lora to null"),
-        (["training.method=lora"], "'lora' cannot be run yet; available: 'full_finetune'"),
+        (["training.method=lora"], r"training\.lora is null, but training\.method 'lora' reads it"),
+        (["training.method=dreambooth"], "'dreambooth' cannot be run yet; available: 'full_fin"),
+        ([*LORA, "training.lora.target_modules=[]"], r"target_modules is empty: give patterns"),
+        ([*LORA, "training.lora.train_text_encoder=true"], "text encoders are run once"),
+        ([*LORA, "training.lora.init_from=gone"], r"init_from: 'gone' is not there"),
+        ([*LORA, "training.lora.init_from=data"], r"init_from: data is no LoRA: give a"),
+        (
+            [*LORA, "training.lora.kind=lokr", "training.lora.dropout=0.1"],
+            r"dropout: 0\.1 given, but training\.lora\.kind 'lokr' has none: set dropout to 0\.0",
+        ),
+        ([*LORA, "training.lora.kind=loha", "training.lora.use_dora=true"], "set use_dora to Fal"),
         (["model.type=sdxl"], r"model\.unet is null, but model\.from_scratch needs its sizes"),
         (["model.type=flux3"], r"model\.type: 'flux3' given"),
         (["data.cache_latents=false"], "False cannot be run yet; available: True"),
@@ -198,9 +213,21 @@ def test_sd35_may_do_without_t5(workspace: Path) -> None:
     assert config.model.text_encoder.t5 is None
 
 
-def test_the_sdxl_example_is_refused_until_lora_can_be_run(workspace: Path) -> None:
-    with pytest.raises(ValueError, match="'lora' cannot be run yet"):
+def test_the_sdxl_example_wants_for_its_base_alone(workspace: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"pretrained_path: '/path/to/sdxl' is not there"):
         use(Path("params/experiments/sdxl_lora_example.yaml"))
+
+
+def test_what_a_lora_goes_on_from_is_known_by_its_content(digits: Use, workspace: Path) -> None:
+    given = workspace / "mine.safetensors"
+    save_file({"x": torch.zeros(1)}, given)
+    lora = digits(*LORA, "training.lora.init_from=mine.safetensors").training.lora
+    assert lora is not None
+    assert lora.init_digest == digest(given)
+    tree = document.load(Path("params.yaml"))
+    save_file({"x": torch.ones(1)}, given)
+    with pytest.raises(ValueError, match=r"training\.lora\.init_digest: .* is stale"):
+        check_resolved(tree, "params.yaml")
 
 
 def test_the_command_says_what_it_wrote(

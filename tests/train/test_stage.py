@@ -231,8 +231,8 @@ def test_a_dataset_without_validation_images_is_refused(make_workspace):
 
 
 def test_a_method_that_is_not_there_is_refused(workspace):
-    with pytest.raises(ValueError, match=r"training\.method: 'lora' is not available"):
-        run(workspace.params(method="lora"))
+    with pytest.raises(ValueError, match=r"training\.method: 'dreambooth' is not available"):
+        run(workspace.params(method="dreambooth"))
 
 
 def test_mixed_precision_trains_nearly_the_same(workspace, forks):

@@ -11,9 +11,11 @@ from stages.params.training import Training
 from stages.train.method import Method
 from stages.train.methods.controlnet import Controlnet
 from stages.train.methods.full_finetune import FullFinetune
+from stages.train.methods.lora import Lora
 from stages.train.objectives import Objective
 
 METHODS: Mapping[str, Callable[[Objective, Training, int], Method]] = {
     "full_finetune": FullFinetune,
+    "lora": Lora,
     "controlnet": Controlnet,
 }

@@ -1,0 +1,95 @@
+"""LoRA and its relatives: small adapters learn, everything else of the denoiser is frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.adapters.adapter import Adapter, adapter_parameters, add_adapters
+from modelzoo.adapters.files import save_adapters
+from modelzoo.adapters.targets import patterns
+from modelzoo.denoiser import Denoiser
+from modelzoo.families import FAMILIES
+from stages.params import methods
+from stages.params.training import Training
+from stages.train.batches import Batch
+from stages.train.model import Model
+from stages.train.objectives import Objective
+from stages.train.prediction import item_losses, predict
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Regress the objective's target with adapters in the chosen layers (Hu et al. 2022)."""
+
+    objective: Objective
+    settings: Training
+    seed: int = 0
+
+    def build(self, denoiser: Denoiser) -> Model:
+        """Freeze the base and add adapters that change nothing yet, or those of `init_from`."""
+        add(denoiser, self._lora, self.seed)
+        return Model(denoiser)
+
+    def trainable(self, model: Model) -> Iterable[tuple[str, nn.Parameter]]:
+        """Return the adapters' parameters, in float32 whatever the base is."""
+        return adapter_parameters(model.learner).items()
+
+    def losses(self, model: Model, batch: Batch) -> Tensor:
+        """Return each item's weighted loss, (B,)."""
+        with dropout_of(batch, self.seed if self._lora.dropout else None):
+            prediction = predict(model, self.objective, batch)
+        return item_losses(self.objective, batch, prediction)
+
+    def save(self, model: Model, folder: Path) -> None:
+        """Write the adapters alone, as peft does."""
+        save_adapters(model.denoiser.network, folder)
+
+    @property
+    def _lora(self) -> methods.Lora:
+        return self.settings.lora or methods.Lora()
+
+
+def add(denoiser: Denoiser, lora: methods.Lora, seed: int) -> None:
+    """Add the adapters of the section `training.lora` to a denoiser, which is frozen.
+
+    Raises:
+        ValueError: A pattern fits no layer, or `init_from` is of another model.
+    """
+    if lora.init_from is not None:
+        raise ValueError(
+            f"training.lora.init_from: {lora.init_from!r} given, but no LoRA can be gone on from "
+            "yet: set null"
+        )
+    family = next(name for name, kind in FAMILIES.items() if kind.denoiser is type(denoiser))
+    adapter = Adapter(
+        kind=lora.kind,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        ranks={row.modules: row.rank for row in lora.rank_pattern},
+        alphas={row.modules: row.alpha or lora.alpha for row in lora.rank_pattern},
+    )
+    add_adapters(denoiser.network, adapter, patterns(family, lora.target_modules), seed)
+
+
+@contextmanager
+def dropout_of(batch: Batch, seed: int | None) -> Iterator[None]:
+    """Draw what a forward pass drops from the visits of the batch; None: nothing is dropped."""
+    if seed is None or not batch.visits:
+        yield
+        return
+    purpose = "/".join(map(str, (seed, "dropout", *batch.names, *batch.visits)))
+    digest = hashlib.blake2b(purpose.encode(), digest_size=8).digest()
+    devices = [batch.t.device] if batch.t.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+        yield
