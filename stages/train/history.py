@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from stages.train.sample_losses import SampleLosses
 
 MAX_BAD_STEPS = 3  # consecutive steps without a finite loss, after which training stops
 MAX_NAMED = 8  # items in an error message
@@ -20,7 +23,9 @@ class Metrics(NamedTuple):
     grad_norm: Tensor  # (), before clipping
     lr: float
     names: tuple[str, ...]  # of the step's items
-    losses: Tensor  # (items,), in the order of the names
+    losses: Tensor  # (items,), in the order of the names, each times its weight
+    weights: Tensor  # (items,)
+    times: Tensor  # (items,), the t of each
 
 
 class LossRow(NamedTuple):
@@ -50,6 +55,7 @@ class History:
     num_bad: int = 0  # latest steps without a finite loss, in a row
     bad_names: tuple[str, ...] = ()  # items of the first of those
     skips_overflow: bool = False  # fp16: a step whose gradient overflows is not taken
+    samples: SampleLosses = field(default_factory=SampleLosses)
     _unread: list[Metrics] = field(default_factory=list)
 
     def add(self, metrics: Metrics) -> None:
@@ -64,8 +70,8 @@ class History:
         """
         if not self._unread:
             return self.num_bad == 0
-        numbers = torch.stack([torch.stack([m.loss, m.grad_norm]) for m in self._unread]).tolist()
-        for metrics, (loss, grad_norm) in zip(self._unread, numbers, strict=True):
+        for metrics, (loss, grad_norm), losses, times in _read(self._unread):
+            self.samples.add(metrics.names, losses, times)
             self.window.append((loss, grad_norm))
             if math.isfinite(loss) and (math.isfinite(grad_norm) or self.skips_overflow):
                 self.num_bad = 0
@@ -91,6 +97,7 @@ class History:
             "losses": self.losses,
             "validations": self.validations,
             "window": self.window,
+            "samples": self.samples.to_json(),
         }
 
     @classmethod
@@ -100,6 +107,7 @@ class History:
             losses=[LossRow(*row) for row in plain["losses"]],
             validations=[ValidationRow(*row) for row in plain["validations"]],
             window=[(loss, grad_norm) for loss, grad_norm in plain["window"]],
+            samples=SampleLosses.from_json(plain["samples"]),
         )
 
     def divergence(self, step: int) -> str:
@@ -112,3 +120,19 @@ class History:
             f"{f' and {more} more' if more > 0 else ''}: lower training.learning_rate or raise "
             "training.lr_schedule.warmup_steps, or look at these samples"
         )
+
+
+def _read(
+    unread: Sequence[Metrics],
+) -> Iterator[tuple[Metrics, list[float], list[float], list[float]]]:
+    """Wait once for the device; yield each step's loss and grad norm, items' losses and times."""
+    of_steps = torch.stack([torch.stack([m.loss, m.grad_norm]) for m in unread])
+    of_items = torch.cat([torch.stack([m.losses / m.weights, m.times]) for m in unread], 1)
+    numbers = torch.cat([of_steps.flatten(), of_items.flatten()]).tolist()
+    num_steps, num_items = len(of_steps), of_items.shape[1]
+    losses, times = numbers[2 * num_steps :][:num_items], numbers[2 * num_steps + num_items :]
+    start = 0
+    for place, metrics in enumerate(unread):
+        items = slice(start, start + len(metrics.names))
+        yield metrics, numbers[2 * place : 2 * place + 2], losses[items], times[items]
+        start = items.stop

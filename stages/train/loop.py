@@ -45,8 +45,10 @@ def fit(
         lr = plan.lr(state.step)
         state.advance(lr)
         names = tuple(name for batch in micro_batches for name in batch.names)
+        weights = torch.cat([batch.weights for batch in micro_batches])
+        times = torch.cat([batch.t for batch in micro_batches])
         for hook in hooks:  # tensors: only a hook that logs waits for them
-            hook(state, Metrics(loss, grad_norm, lr, names, torch.cat(losses)))
+            hook(state, Metrics(loss, grad_norm, lr, names, torch.cat(losses), weights, times))
 
 
 def every(steps: int, last: int, hook: Hook) -> Hook:

@@ -1,4 +1,4 @@
-"""What a finished training leaves: weights, curves, a summary and who was trained on how often."""
+"""What a finished training leaves: weights, curves, a summary and how each sample was learned."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from stages.artifacts import staging, write_csv, write_json
 from stages.tables import SCHEMA_VERSION
 from stages.train.history import History
 from stages.train.method import Method
+from stages.train.sample_losses import MeanLosses
 from stages.train.state import TrainState
 
 TRAINED = pa.schema(  # one row a sample of the split "train", sorted by sample_id
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("num_visits", pa.int64(), nullable=False),  # how often it was trained on
+        pa.field("mean_loss", pa.float64()),  # over its visits, without its weight; null: none
+        pa.field("relative_loss", pa.float64()),  # over the usual at the same t; 1 is usual
     ],
     {"schema": "trained", "version": SCHEMA_VERSION},
 )
@@ -31,6 +34,7 @@ class Report:
     fingerprint: str
     times: Sequence[float]  # of the validation grid
     visits: Mapping[str, int]  # how often each sample was trained on
+    losses: Mapping[str, MeanLosses]  # of the samples that were
 
 
 def write_outputs(folder: Path, state: TrainState, method: Method, report: Report) -> None:
@@ -40,7 +44,7 @@ def write_outputs(folder: Path, state: TrainState, method: Method, report: Repor
         with state.evaluation() as model:
             method.save(model, staged / "weights")
         _write_curves(staged / "curves", state.history, report.times)
-        _write_ledger(staged / "ledger.parquet", report.visits)
+        _write_ledger(staged / "ledger.parquet", report)
         write_json(staged / "summary.json", _summary(state, report))
 
 
@@ -65,6 +69,10 @@ def _write_curves(folder: Path, history: History, times: Sequence[float]) -> Non
     write_csv(folder / "val_loss_by_t.csv", ["t", "base", "trained"], by_t)
 
 
-def _write_ledger(path: Path, visits: Mapping[str, int]) -> None:
-    rows = [{"sample_id": name, "num_visits": visits[name]} for name in sorted(visits)]
+def _write_ledger(path: Path, report: Report) -> None:
+    rows = []
+    for sample_id, visits in sorted(report.visits.items()):
+        loss, relative = report.losses.get(sample_id, (None, None))
+        row = {"sample_id": sample_id, "num_visits": visits}
+        rows.append(row | {"mean_loss": loss, "relative_loss": relative})
     pq.write_table(pa.Table.from_pylist(rows, TRAINED), path, compression="zstd", version="2.6")

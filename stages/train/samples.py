@@ -68,6 +68,12 @@ class Samples:
         """Return references, mask and condition of the rows' targets, as a Batch names them."""
         return self.companions.take(self.latent_rows, rows)
 
+    @property
+    def sample_of_name(self) -> dict[str, str]:
+        """The sample id of each item, by the item's name."""
+        ids = [self.sample_ids[place] for place in self.sample_of]
+        return dict(zip(self.names, ids, strict=True))
+
     def by_sample(self, counts: Indices) -> dict[str, int]:
         """Add up what is counted for each item, (items,), by sample id."""
         sums = np.zeros(len(self.sample_ids), np.int64)

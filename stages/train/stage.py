@@ -129,8 +129,10 @@ class Trainer:
 
     def _write(self, run: Run) -> None:
         output = self.artifacts.output
-        visits = self.batches.samples.by_sample(self.batches.order.visits(self.plan.steps))
-        report = Report(self.fingerprint, self.validation.times, visits)
+        samples = self.batches.samples
+        visits = samples.by_sample(self.batches.order.visits(self.plan.steps))
+        losses = self.state.history.samples.by_sample(samples.sample_of_name)
+        report = Report(self.fingerprint, self.validation.times, visits, losses)
         write_outputs(output, self.state, self.method, report)
         for name in ("summary.json", "curves"):
             run.log_artifact(output / name, name.partition(".")[0])

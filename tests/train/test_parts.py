@@ -221,7 +221,11 @@ def test_every_calls_on_multiples_and_at_the_end():
 
 def metrics(loss, grad_norm=1.0, lr=0.1, ids=("a",)):
     return Metrics(
-        torch.tensor(loss), torch.tensor(grad_norm), lr, ids, torch.full((len(ids),), loss)
+        torch.tensor(loss),
+        torch.tensor(grad_norm),
+        lr,
+        ids,
+        *torch.tensor([[loss, 1.0, 0.5]] * len(ids)).T,
     )
 
 
