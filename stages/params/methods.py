@@ -1,10 +1,24 @@
-"""Sections of the training methods: `training.lora`, `dreambooth` and `controlnet`."""
+"""Sections of the training methods, each of which reads its own: `training.lora` and others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stages.params.optimizer import check_patterns
 from stages.params.schema import choice, number
+
+
+@dataclass(frozen=True)
+class FullFinetune:
+    """The weights of the base themselves."""
+
+    parts: list[str] = field(
+        default_factory=list
+    )  # parts of parameter names, or regular expressions: what learns; []: everything
+
+    def __post_init__(self) -> None:
+        """Refuse what is no regular expression."""
+        check_patterns("training.full_finetune.parts", self.parts)
 
 
 @dataclass(frozen=True)

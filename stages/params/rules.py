@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from stages.params import pins, rules_controlnet, rules_editing, rules_lora
+from stages.params import pins, rules_controlnet, rules_editing, rules_lora, rules_optimizer
 from stages.params.config import Config
 from stages.params.model import (
     SINGLE_FILE,
@@ -63,6 +63,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
+    yield from rules_optimizer.broken(config)
     yield from rules_editing.editing(config)
     yield from rules_editing.prompts(config)
     yield from rules_controlnet.controlnet(config)
@@ -109,7 +110,7 @@ def _incomplete(config: Config) -> Iterator[str]:
                 yield f"model.{name} is null, but model.from_scratch needs its sizes: give them"
     if training.epochs is None and training.steps is None:
         yield "training.epochs and training.steps are both null: give one of them"
-    for method in ("lora", "dreambooth", "controlnet"):
+    for method in ("full_finetune", "lora", "dreambooth", "controlnet"):
         if getattr(training, method) is not None and training.method != method:
             yield (
                 f"training.{method} is given, but training.method {training.method!r} does not "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stages.params.editing import Kontext
-from stages.params.methods import Controlnet, Dreambooth, Lora
+from stages.params.methods import Controlnet, Dreambooth, FullFinetune, Lora
 from stages.params.objective import Objective
 from stages.params.optimizer import Ema, LrSchedule, Optimizer
 from stages.params.schema import choice, number
@@ -55,12 +55,14 @@ class Training:
     objective: Objective = Objective()  # what is learned
     caption_dropout: float = number(0.1, at_least=0, at_most=1)  # share of visits with no caption
     posterior: str = choice("mean", "mean", "sample")  # of the autoencoder, as latents
-    max_grad_norm: float = number(1.0, above=0)  # longer gradients are shortened to it
+    max_grad_norm: float | None = number(1.0, above=0)  # longer gradients are shortened; null: none
     ema: Ema | None = None  # null: the trained weights themselves are kept
     validation: Validation = Validation()  # the watched loss
     checkpoint: Checkpoint = Checkpoint()  # for resuming
     log_every: int = number(10, at_least=1)  # optimizer steps
     kontext: Kontext | None = None  # only with its mode of editing, which has defaults
+    allow_distilled: bool = False  # full fine-tuning of a base distilled to few steps
+    full_finetune: FullFinetune | None = None  # only with its method
     lora: Lora | None = None  # only with its method
     dreambooth: Dreambooth | None = None  # only with its method
     controlnet: Controlnet | None = None  # only with its method

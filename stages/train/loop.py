@@ -34,6 +34,8 @@ def fit(
     while state.step < plan.steps:
         micro_batches = batches.at(state.step)
         num_images = sum(len(batch) for batch in micro_batches)
+        lr = plan.lr(state.step)
+        state.set_lr(lr)
         loss, losses = torch.zeros((), device=state.device), []
         for batch in micro_batches:
             of_items = method.losses(state.model, batch)
@@ -42,8 +44,7 @@ def fit(
             loss += part.detach()
             losses.append(of_items.detach())
         grad_norm = state.clip_gradients(plan.max_grad_norm)
-        lr = plan.lr(state.step)
-        state.advance(lr)
+        state.advance()
         names = tuple(name for batch in micro_batches for name in batch.names)
         weights = torch.cat([batch.weights for batch in micro_batches])
         times = torch.cat([batch.t for batch in micro_batches])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from stages.batch_sizes import batch_size_of
+from stages.params.optimizer import LrSchedule
 from stages.params.training import Training
 
 
@@ -20,16 +22,25 @@ def linear(progress: float) -> float:
     return 1.0 - progress
 
 
-def cosine(progress: float) -> float:
-    """Fall along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
+def cosine(progress: float, cycles: int = 1) -> float:
+    """Fall along half a cosine, `cycles` times (Loshchilov and Hutter 2017, eq. 5)."""
+    of_cycle = 1.0 if progress >= 1 else cycles * progress % 1
+    return 0.5 * (1.0 + math.cos(math.pi * of_cycle))
 
 
-# From the share of the steps after the warm-up, in [0, 1], to the share of the falling part.
-DECAYS: Mapping[str, Callable[[float], float]] = {
-    "constant": constant,
-    "linear": linear,
-    "cosine": cosine,
+def polynomial(progress: float, power: float) -> float:
+    """Fall along a power of what is left."""
+    return (1.0 - progress) ** power
+
+
+Decay = Callable[[float], float]
+
+# From the share of the falling steps that are over, in [0, 1], to the share of the falling part.
+DECAYS: Mapping[str, Callable[[LrSchedule], Decay]] = {
+    "constant": lambda _: constant,
+    "linear": lambda _: linear,
+    "cosine": lambda schedule: partial(cosine, cycles=schedule.cycles),
+    "polynomial": lambda schedule: partial(polynomial, power=schedule.power),
 }
 
 
@@ -40,15 +51,18 @@ class Plan:
     steps: int
     learning_rate: float  # the highest
     warmup_steps: int
-    decay: Callable[[float], float]
+    decay: Decay
+    decay_steps: int | None  # the last ones, in which the rate falls; None: all after the warm-up
     min_ratio: float  # last rate over the highest
-    max_grad_norm: float
+    max_grad_norm: float | None
 
     def lr(self, step: int) -> float:
         """Return the learning rate of the step that follows `step` finished ones."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        after = self.steps - self.warmup_steps
+        falling = after if self.decay_steps is None else min(self.decay_steps, after)
+        progress = max(0, step - self.steps + falling) / max(1, falling)
         share = self.min_ratio + (1.0 - self.min_ratio) * self.decay(progress)
         return self.learning_rate * share
 
@@ -67,7 +81,8 @@ def create_plan(training: Training, steps_per_run: Callable[[int], int]) -> Plan
         steps=training.steps or steps_per_run(training.epochs or 0),
         learning_rate=training.learning_rate,
         warmup_steps=training.lr_schedule.warmup_steps,
-        decay=DECAYS[training.lr_schedule.type],
+        decay=DECAYS[training.lr_schedule.type](training.lr_schedule),
+        decay_steps=training.lr_schedule.decay_steps,
         min_ratio=training.lr_schedule.min_ratio,
         max_grad_norm=training.max_grad_norm,
     )

@@ -31,7 +31,7 @@ from stages.train.loop import every, fit
 from stages.train.method import Method
 from stages.train.methods import METHODS
 from stages.train.objectives import OBJECTIVES
-from stages.train.optimizers import OPTIMIZERS
+from stages.train.optimizers import create_optimizer
 from stages.train.order import Order
 from stages.train.outputs import Report, write_outputs
 from stages.train.plan import Plan, create_plan, micro_batch_sizes
@@ -221,9 +221,8 @@ def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainS
     network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))
-    create = choose(OPTIMIZERS, "training.optimizer.type", settings.optimizer.type)
-    optimizer = create(trainable.values(), settings.optimizer)
-    model.learner, optimizer = accelerator.prepare(network, optimizer)
+    made = create_optimizer(trainable, settings.optimizer, params.seed)
+    model.learner, optimizer = accelerator.prepare(network, made)
     if model.controlnet is not None:  # the base is frozen, but computes and passes gradients on
         frozen = model.denoiser.network
         frozen.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]

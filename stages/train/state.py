@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from stages.train.ema import Ema, swapped
 from stages.train.history import History
 from stages.train.model import Model
+from stages.train.optimizers.averages import kept_weights
+from stages.train.optimizers.per_parameter import PerParameter
+from stages.train.optimizers.slots import load_slots, slot_numbers, slot_tensors
 
 Tensors = Mapping[str, Tensor]
-
-
-class Ema:
-    """A running average of weights in float32, forgetting faster while it is young."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-        self.decay = decay
-        self.parameters = parameters
-        self.average = {name: p.detach().float().clone() for name, p in parameters.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move towards the weights after `step` steps (warm-up as in tf.train's moving average)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [p.detach().float() for p in self.parameters.values()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Let the model compute with the average instead of its weights."""
-        trained = {name: p.data for name, p in self.parameters.items()}
-        try:
-            for name, p in self.parameters.items():
-                p.data = self.average[name].to(p.dtype)
-            yield
-        finally:
-            for name, p in self.parameters.items():
-                p.data = trained[name]
 
 
 class TrainState:
@@ -82,16 +59,23 @@ class TrainState:
         """Add the gradient of `loss` to the parameters'."""
         self.accelerator.backward(loss)
 
-    def clip_gradients(self, max_norm: float) -> Tensor:
-        """Shorten the gradient to `max_norm`; return the length it had, ()."""
-        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), max_norm)
+    def set_lr(self, lr: float) -> None:
+        """Set the rate of the step that follows; its backward pass may take it already."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+
+    def clip_gradients(self, max_norm: float | None) -> Tensor:
+        """Shorten the gradient to `max_norm`, if there is one; return the length it had, ()."""
+        stepper = getattr(self.optimizer, "optimizer", self.optimizer)  # without its wrapper
+        if isinstance(stepper, PerParameter) and stepper.in_backward:
+            return stepper.take_grad_norm()
+        limit = math.inf if max_norm is None else max_norm
+        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), limit)
         assert norm is not None
         return norm
 
-    def advance(self, lr: float) -> None:
-        """Take one optimizer step with learning rate `lr`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def advance(self) -> None:
+        """Take one optimizer step."""
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -105,25 +89,24 @@ class TrainState:
         self.network.eval()
         try:
             with torch.no_grad():
-                if self.ema is None:
+                kept = self._kept()
+                with nullcontext() if kept is None else swapped(self.trainable, kept):
                     yield self.model
-                else:
-                    with self.ema.in_place():
-                        yield self.model
         finally:
             self.network.train(was_training)
+
+    def _kept(self) -> Tensors | None:
+        """Return the weights that are kept in place of the trained ones, if any are."""
+        if self.ema is not None:
+            return self.ema.average
+        return kept_weights(self.optimizer, self.trainable)
 
     def tensors(self) -> dict[str, Tensors]:
         """Return the tensors of a checkpoint, one mapping a file."""
         files: dict[str, Tensors] = {
             "weights": {name: p.detach() for name, p in self.trainable.items()}
         }
-        slots = self.optimizer.state_dict()["state"]
-        files["optimizer"] = {
-            f"{name}.{slot}": value
-            for place, name in enumerate(self.trainable)
-            for slot, value in slots.get(place, {}).items()
-        }
+        files["optimizer"] = slot_tensors(self.optimizer, self.trainable)
         if self.ema is not None:
             files["ema"] = self.ema.average
         return files
@@ -133,6 +116,7 @@ class TrainState:
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
+            "optimizer": slot_numbers(self.optimizer, self.trainable),
             "history": self.history.to_json(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
@@ -149,13 +133,7 @@ class TrainState:
         if self.ema is not None:
             for name, average in self.ema.average.items():
                 average.copy_(files["ema"][name])
-        slots: dict[int, dict[str, Tensor]] = {place: {} for place in range(len(self.trainable))}
-        places = {name: place for place, name in enumerate(self.trainable)}
-        for name, value in files["optimizer"].items():
-            parameter, _, slot = name.rpartition(".")
-            slots[places[parameter]][slot] = value.clone()  # out of the mapped file
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        load_slots(self.optimizer, self.trainable, files["optimizer"], facts["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.history = History.from_json(facts["history"])

@@ -60,7 +60,8 @@ def learn(trainer, steps):
             for name, parameter in state.trainable.items()
             if parameter.grad is None or not parameter.grad.any()
         }
-        state.advance(1e-2)
+        state.set_lr(1e-2)
+        state.advance()
     return still
 
 

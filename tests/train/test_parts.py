@@ -14,6 +14,7 @@ from stages.params.objective import Objective
 from stages.params.optimizer import LrSchedule, Optimizer
 from stages.params.training import BatchSize, Training
 from stages.train.batches import Batch
+from stages.train.ema import Ema
 from stages.train.history import History, Metrics
 from stages.train.loop import every, fit
 from stages.train.methods import METHODS
@@ -21,7 +22,7 @@ from stages.train.model import Model
 from stages.train.objectives import OBJECTIVES, FlowMatching
 from stages.train.optimizers import OPTIMIZERS
 from stages.train.plan import create_plan, micro_batch_sizes
-from stages.train.state import Ema, TrainState
+from stages.train.state import TrainState
 
 
 def plan(steps=10, warmup=4, kind="cosine", min_ratio=0.0):
