@@ -13,7 +13,8 @@ class Hardware:
 
     mixed_precision: str = choice("no", "no", "bf16", "fp16")  # of the trained forward pass
     gradient_checkpointing: bool = False  # recompute activations instead of keeping them
-    threads: int = number(2, at_least=1)  # CPU threads of torch
+    threads: int = number(2, at_least=1)  # CPU threads of torch, a process
+    processes: int = number(1, at_least=1)  # that train together, over all nodes
     encode_batch_size: int = number(8, at_least=1)  # pictures or captions an encoder call
     encode_workers: str = choice("local", "local", "ray")  # who encodes: this process, or actors
     ray_address: str | None = None  # ray://host:port or auto; null: a cluster of this machine

@@ -6,7 +6,14 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from stages.params import pins, rules_controlnet, rules_editing, rules_lora, rules_optimizer
+from stages.params import (
+    pins,
+    rules_controlnet,
+    rules_editing,
+    rules_engine,
+    rules_lora,
+    rules_optimizer,
+)
 from stages.params.config import Config
 from stages.params.model import (
     SINGLE_FILE,
@@ -63,6 +70,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from _text_encoders(config.model)
     yield from _model_sizes(config.model)
     yield from _picture_sizes(config)
+    yield from rules_engine.broken(config)
     yield from rules_optimizer.broken(config)
     yield from rules_editing.editing(config)
     yield from rules_editing.prompts(config)

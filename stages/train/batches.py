@@ -17,6 +17,7 @@ from torch import Tensor
 from stages.randomness import generator
 from stages.train.objectives import Objective
 from stages.train.order import MicroBatch, Order
+from stages.train.peers import Peers
 from stages.train.samples import Samples
 
 Variant = TypeVar("Variant")
@@ -61,6 +62,20 @@ def _moved(part: Any, device: torch.device) -> Any:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A micro-batch that another process computes."""
+
+    names: tuple[str, ...]  # of the items
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device) -> Elsewhere:
+        """Return itself: there is nothing to copy."""
+        return self
+
+
+@dataclass(frozen=True)
 class Batches:
     """Micro-batches of a step: rows from the store, and all that is drawn for a visit."""
 
@@ -71,13 +86,20 @@ class Batches:
     posterior: str  # "mean" or "sample"
     seed: int
     num_tokens: Callable[[int, int], int] = operator.mul  # of latents, from height and width
+    peers: Peers = Peers()
 
-    def at(self, step: int) -> list[Batch]:
-        """Return the micro-batches of the step after `step` finished ones."""
-        return [self._batch(part) for part in self.order.at(step)]
+    def at(self, step: int) -> list[Batch | Elsewhere]:
+        """Return the micro-batches of the step after `step` finished ones, dealt in turn."""
+        return [
+            self._batch(part) if self.peers.owns(place) else Elsewhere(self._names(part))
+            for place, part in enumerate(self.order.at(step))
+        ]
+
+    def _names(self, part: MicroBatch) -> tuple[str, ...]:
+        return tuple(self.samples.names[item] for item in part.items)
 
     def _batch(self, part: MicroBatch) -> Batch:
-        names = [self.samples.names[item] for item in part.items]
+        names = self._names(part)
         visits = list(zip(names, part.visits.tolist(), strict=True))
         rows = self._choose("geometry", [self.samples.rows[item] for item in part.items], visits)
         captions = self._choose("caption", [self.samples.captions[i] for i in part.items], visits)
@@ -93,7 +115,7 @@ class Batches:
             if self.objective.noise_offset:
                 noise[place] += self._offset(len(noise[place]), name, visit)
         return Batch(
-            names=tuple(names),
+            names=names,
             latents=torch.from_numpy(latents),
             noise=torch.from_numpy(noise),
             t=self.objective.times(
@@ -153,13 +175,17 @@ class Prefetch:
     """Prepare the next steps' batches in one thread while the model computes."""
 
     def __init__(
-        self, at: Callable[[int], list[Batch]], steps: int, device: torch.device, depth: int = 2
+        self,
+        at: Callable[[int], list[Batch | Elsewhere]],
+        steps: int,
+        device: torch.device,
+        depth: int = 2,
     ) -> None:
         self._at, self._steps, self._device, self._depth = at, steps, device, depth
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: dict[int, Future[list[Batch]]] = {}
+        self._ahead: dict[int, Future[list[Batch | Elsewhere]]] = {}
 
-    def at(self, step: int) -> Sequence[Batch]:
+    def at(self, step: int) -> Sequence[Batch | Elsewhere]:
         """Return the micro-batches of a step on the device; steps are asked for in order."""
         for ahead in range(step, min(step + self._depth + 1, self._steps)):
             if ahead not in self._ahead:

@@ -8,10 +8,11 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from stages.rows.location import EXPERIMENTS
 from stages.train.lock import free
@@ -31,28 +32,46 @@ def checkpoint_folder(root: str, fingerprint: str) -> Path:
     return Path(root) / "checkpoints" / fingerprint[:16]
 
 
+class Content(NamedTuple):
+    """What was read of a checkpoint."""
+
+    path: Path
+    files: dict[str, dict[str, Tensor]]  # as TrainState.tensors
+    facts: dict[str, Any]  # as TrainState.facts
+
+
 class Checkpoints:
-    """The checkpoints of one training, in a folder that its fingerprint names."""
+    """The checkpoints of one training, in a folder that its fingerprint names.
+
+    Of several processes the first writes, and all read, from a disk that their nodes share.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(".*.partial"):
-            shutil.rmtree(partial)
 
     def restore(self, state: TrainState) -> None:
         """Continue `state` from the newest checkpoint that is whole; leave it if there is none."""
+        content = self._newest_whole() if state.peers.is_first else None
+        path = state.peers.told(content and content.path)
+        if path is None:
+            return
+        content = content or _read(path)
+        state.load(content.files, content.facts)
+        say(f"going on after step {state.step} from {path}")
+
+    def _newest_whole(self) -> Content | None:
+        """Read the newest checkpoint that is whole, and remove what is not."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for partial in self.folder.glob(".*.partial"):
+            shutil.rmtree(partial)
         for path in self._newest_first():
             try:
-                files, facts = _read(path)
+                return _read(path)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 say(f"warning: {path} is damaged ({error}) and is removed; trying the one before")
                 shutil.rmtree(path)
-                continue
-            state.load(files, facts)
-            say(f"going on after step {state.step} from {path}")
-            return
+        return None
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint, unless the weights are unsound; then remove the oldest ones.
@@ -63,7 +82,7 @@ class Checkpoints:
         if not state.history.settle(state.step):
             return
         path = self.folder / f"step-{state.step:08d}"
-        if path.exists():
+        if not state.peers.is_first or path.exists():
             return
         self.require_space(state)
         partial = self.folder / f".{path.name}.partial"
@@ -114,7 +133,7 @@ class Checkpoints:
         yield from sorted(self.folder.glob("step-*"), reverse=True)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path) -> Content:
     """Read a checkpoint whose files are as they were written."""
     outer = json.loads((path / FACTS).read_text())
     if zlib.crc32(outer["text"].encode()) != outer["sum"]:
@@ -124,7 +143,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if _checksum(path / name) != checksum:
             raise ValueError(f"the checksum of {name} is wrong")
     files = {name.removesuffix(".safetensors"): load_file(path / name) for name in facts["files"]}
-    return files, facts
+    return Content(path, files, facts)
 
 
 def _checksum(path: Path) -> int:

@@ -90,14 +90,16 @@ def stop(stopping: Stopping, checkpoints: Checkpoints) -> Hook:
     """Save and leave the process with the signal's exit code, once one has come."""
 
     def hook(state: TrainState, metrics: Metrics) -> None:
-        if stopping.signal is None:
+        number = state.peers.highest(stopping.signal or 0)  # a signal reaches processes one by one
+        if not number:
             return
         checkpoints.save(state)
-        name = signal.Signals(stopping.signal).name
+        name = signal.Signals(number).name
         say(
             f"stopped by {name} after step {state.step}; run again to resume from "
             f"{checkpoints.folder}"
         )
-        raise SystemExit(stopping.exit_code)
+        state.peers.leave()
+        raise SystemExit(128 + number)
 
     return hook

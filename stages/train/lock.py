@@ -37,7 +37,7 @@ def launcher() -> dict[str, Any] | None:
 
 
 @contextmanager
-def held(path: Path, what: str, grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
+def held(path: Path, what: str, grace_seconds: float = GRACE_SECONDS) -> Iterator[int]:
     """Hold the lock file `path`; wait for its holder, or end it when it is an orphan.
 
     A holder is an orphan when its launcher is gone: `kill -9` of dvc leaves the trainer alive. It
@@ -47,6 +47,9 @@ def held(path: Path, what: str, grace_seconds: float = GRACE_SECONDS) -> Iterato
         path: The lock file; its folder is made.
         what: What the lock is for, as in "process 12 is writing data/train".
         grace_seconds: For an orphan to save.
+
+    Yields:
+        The handle; a process that inherits it holds the lock too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = _acquire(path, what, grace_seconds)
@@ -54,7 +57,7 @@ def held(path: Path, what: str, grace_seconds: float = GRACE_SECONDS) -> Iterato
         owner = _describe(psutil.Process()) | {"host": socket.gethostname(), "launcher": launcher()}
         os.truncate(handle, 0)
         os.pwrite(handle, json.dumps(owner).encode(), 0)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from stages.train.batches import Batch
+from stages.train.batches import Batch, Elsewhere
 from stages.train.history import Metrics
 from stages.train.method import Method
 from stages.train.plan import Plan
@@ -19,7 +19,7 @@ Hook: TypeAlias = Callable[[TrainState, Metrics], None]
 class StepBatches(Protocol):
     """The micro-batches of each step."""
 
-    def at(self, step: int) -> Sequence[Batch]:
+    def at(self, step: int) -> Sequence[Batch | Elsewhere]:
         """Return the micro-batches of the step after `step` finished ones."""
         ...
 
@@ -29,27 +29,30 @@ def fit(
 ) -> None:
     """Advance `state` to `plan.steps`.
 
-    Data and noise depend on the step alone, so resuming is exact.
+    Data and noise depend on the step alone, so resuming is exact. Each process computes its
+    micro-batches; what follows the sums over all of them is the same in every process.
     """
     while state.step < plan.steps:
         micro_batches = batches.at(state.step)
         num_images = sum(len(batch) for batch in micro_batches)
         lr = plan.lr(state.step)
         state.set_lr(lr)
-        loss, losses = torch.zeros((), device=state.device), []
+        columns = []
         for batch in micro_batches:
-            of_items = method.losses(state.model, batch)
-            part = of_items.sum() / num_images
-            state.backward(part)
-            loss += part.detach()
-            losses.append(of_items.detach())
+            if isinstance(batch, Elsewhere):
+                columns.append(torch.zeros(3, len(batch), device=state.device))
+                continue
+            losses = method.losses(state.model, batch)
+            state.backward(losses.sum() / num_images)
+            columns.append(torch.stack([losses.detach(), batch.weights, batch.t]))
+        losses, weights, times = state.peers.add(torch.cat(columns, dim=1))
+        state.add_gradients()
         grad_norm = state.clip_gradients(plan.max_grad_norm)
         state.advance()
         names = tuple(name for batch in micro_batches for name in batch.names)
-        weights = torch.cat([batch.weights for batch in micro_batches])
-        times = torch.cat([batch.t for batch in micro_batches])
+        metrics = Metrics(losses.sum() / num_images, grad_norm, lr, names, losses, weights, times)
         for hook in hooks:  # tensors: only a hook that logs waits for them
-            hook(state, Metrics(loss, grad_norm, lr, names, torch.cat(losses), weights, times))
+            hook(state, metrics)
 
 
 def every(steps: int, last: int, hook: Hook) -> Hook:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 
 def say(text: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(f"train: {text}", flush=True)  # noqa: T201
+    """Print a line at once, also into a pipe; of several processes the first speaks (torchrun)."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"train: {text}", flush=True)  # noqa: T201

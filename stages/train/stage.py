@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -34,7 +36,9 @@ from stages.train.objectives import OBJECTIVES
 from stages.train.optimizers import create_optimizer
 from stages.train.order import Order
 from stages.train.outputs import Report, write_outputs
+from stages.train.peers import Peers
 from stages.train.plan import Plan, create_plan, micro_batch_sizes
+from stages.train.ranks import train_together
 from stages.train.samples import Manifests, open_samples
 from stages.train.signals import Stopping
 from stages.train.state import TrainState
@@ -56,6 +60,7 @@ class Params:
     mixed_precision: str = key("hardware.mixed_precision")
     gradient_checkpointing: bool = key("hardware.gradient_checkpointing")
     threads: int = key("hardware.threads")
+    processes: int = key("hardware.processes")
     store: str | None = key("data.store", tracked=False)
     tracking: Tracking = key("tracking", tracked=False)
 
@@ -93,24 +98,34 @@ class Trainer:
             SystemExit: SIGINT or SIGTERM came; a checkpoint is saved.
             ValueError: The loss is not finite, or the disk is full.
         """
-        tracked = training_run(
+        peers = self.state.peers
+        with Stopping() as stopping, self._tracked() as run:
+            self.checkpoints.restore(self.state)
+            if self.state.step < self.plan.steps:
+                self._train(stopping, run)
+            if peers.is_first:
+                hooks.log_curves(run, self.state.history)
+                self._write(run)
+        if peers.is_first:
+            self.checkpoints.finish()
+        peers.leave()
+
+    def _tracked(self) -> AbstractContextManager[Run]:
+        """Open the run in MLflow, in the first process."""
+        if not self.state.peers.is_first:
+            return nullcontext(Run())
+        return training_run(
             self.params.tracking,
             self.params.name,
             self.fingerprint,
             self.artifacts.params,
             self.artifacts.images,
         )
-        with Stopping() as stopping, tracked as run:
-            self.checkpoints.restore(self.state)
-            if self.state.step < self.plan.steps:
-                self._train(stopping, run)
-            hooks.log_curves(run, self.state.history)
-            self._write(run)
-        self.checkpoints.finish()
 
     def _train(self, stopping: Stopping, run: Run) -> None:
         state, settings, last = self.state, self.params.training, self.plan.steps
-        self.checkpoints.require_space(state)
+        if state.peers.is_first:
+            self.checkpoints.require_space(state)
         if not state.history.validations:
             state.history.validations.append(self.validation.measure(state))  # of the base
         after_step = [
@@ -139,17 +154,27 @@ class Trainer:
 
 
 def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
-    """Train, as the only trainer of these weights and the only writer of this output."""
+    """Train, as the only trainer of these weights and the only writer of this output.
+
+    Several processes are started here, unless a launcher such as torchrun has started them; those
+    started here read params.yaml and the files of `Artifacts()` themselves.
+    """
     root = store_root(params.store)
     params = replace(params, store=root)
     output = artifacts.output.resolve()
     name = f"writing-{sha256_text(output.as_posix())[:16]}.lock"
     folder = checkpoint_folder(root, weights_fingerprint(params, artifacts))
-    with (
-        held(folder.parent / name, f"is training into {output}"),
-        held(folder / LOCK, "is training the same weights"),
-    ):
+    if int(os.environ.get("RANK", "0")):  # another process of this training holds the locks
         create_trainer(params, artifacts).fit()
+        return
+    with (
+        held(folder.parent / name, f"is training into {output}") as writing,
+        held(folder / LOCK, "is training the same weights") as lock,
+    ):
+        if params.processes == 1 or "WORLD_SIZE" in os.environ:
+            create_trainer(params, artifacts).fit()
+        else:
+            train_together(params.processes, params.threads, [writing, lock], folder)
 
 
 def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Trainer:
@@ -159,10 +184,12 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         ValueError: A part cannot be made of these parameters and files.
     """
     use_threads(params.threads)
+    peers = Peers.meet(params.processes)
     settings, root = params.training, store_root(params.store)
     digest = weights_fingerprint(params, artifacts)
     roles = roles_read(settings)
-    splits = open_samples(artifacts.manifests, params.family, params.resolution, root, roles)
+    with peers.first():  # missing rows are encoded once
+        splits = open_samples(artifacts.manifests, params.family, params.resolution, root, roles)
     scheduler = read_record(artifacts.scheduler).folders["scheduler"] / "scheduler_config.json"
     objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
         settings.objective, read_json(scheduler)
@@ -176,7 +203,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         seed=params.seed,
         epochs=settings.epochs,
     )
-    state = create_state(params, artifacts, method)
+    state = create_state(params, artifacts, method, peers)
     refuse_unread_guidance(settings.objective.guidance, state.model.denoiser)
     return Trainer(
         params=params,
@@ -192,6 +219,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
             posterior=settings.posterior,
             seed=params.seed,
             num_tokens=state.model.denoiser.num_tokens,
+            peers=peers,
         ),
         plan=create_plan(settings, order.num_steps),
         validation=Validation(
@@ -205,14 +233,9 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     )
 
 
-def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainState:
+def create_state(params: Params, artifacts: Artifacts, method: Method, peers: Peers) -> TrainState:
     """Load the base and prepare it for this machine."""
     accelerator = Accelerator(mixed_precision=params.mixed_precision)
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"stages.train was started as {accelerator.num_processes} processes, but it trains in "
-            "one: start it without a launcher"
-        )
     settings, kind = params.training, families.family(params.family)
     folder = read_record(artifacts.denoiser).folders[kind.folder]
     denoiser = load_denoiser(kind.denoiser, folder, getattr(torch, params.dtype))
@@ -221,14 +244,16 @@ def create_state(params: Params, artifacts: Artifacts, method: Method) -> TrainS
     network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))
+    peers.start_alike(trainable.values())
     made = create_optimizer(trainable, settings.optimizer, params.seed)
-    model.learner, optimizer = accelerator.prepare(network, made)
+    model.learner = accelerator.prepare_model(network, evaluation_mode=True)  # see Peers
+    optimizer = accelerator.prepare_optimizer(made)
     if model.controlnet is not None:  # the base is frozen, but computes and passes gradients on
         frozen = model.denoiser.network
         frozen.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
         model.denoiser.network = accelerator.prepare_model(frozen, evaluation_mode=True)
     decay = None if settings.ema is None else settings.ema.decay
-    return TrainState(model, network, trainable, optimizer, accelerator, decay)
+    return TrainState(model, network, trainable, optimizer, accelerator, decay, peers)
 
 
 def refuse_unread_guidance(guidance: float, denoiser: Denoiser) -> None:
@@ -255,6 +280,7 @@ def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> s
             "mixed_precision": params.mixed_precision,
             "gradient_checkpointing": params.gradient_checkpointing,
             "threads": params.threads,
+            "processes": params.processes,
         },
     )
 

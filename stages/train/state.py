@@ -17,6 +17,7 @@ from stages.train.model import Model
 from stages.train.optimizers.averages import kept_weights
 from stages.train.optimizers.per_parameter import PerParameter
 from stages.train.optimizers.slots import load_slots, slot_numbers, slot_tensors
+from stages.train.peers import Peers
 
 Tensors = Mapping[str, Tensor]
 
@@ -32,6 +33,7 @@ class TrainState:
         optimizer: Any,
         accelerator: Accelerator,
         ema_decay: float | None,
+        peers: Peers | None = None,
     ) -> None:
         """Take the parts.
 
@@ -42,9 +44,11 @@ class TrainState:
             optimizer: As `accelerator` has prepared it.
             accelerator: Runs backward, clipping and mixed precision.
             ema_decay: None keeps the trained weights themselves.
+            peers: The processes that train together; None: this one alone.
         """
         self.model, self.network = model, network
         self.trainable = trainable
+        self.peers = peers or Peers()
         self.optimizer, self.accelerator = optimizer, accelerator
         self.ema = None if ema_decay is None else Ema(self.trainable, ema_decay)
         self.step = 0
@@ -63,6 +67,10 @@ class TrainState:
         """Set the rate of the step that follows; its backward pass may take it already."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+
+    def add_gradients(self) -> None:
+        """Add up the gradients of all processes."""
+        self.peers.add_gradients(self.trainable.values())
 
     def clip_gradients(self, max_norm: float | None) -> Tensor:
         """Shorten the gradient to `max_norm`, if there is one; return the length it had, ()."""

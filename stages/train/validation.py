@@ -12,6 +12,7 @@ from stages.randomness import generator
 from stages.train.batches import Batch
 from stages.train.history import ValidationRow
 from stages.train.method import Method
+from stages.train.peers import Peers
 from stages.train.samples import Indices, Samples
 from stages.train.state import TrainState
 
@@ -31,24 +32,26 @@ class Validation:
 
     def measure(self, state: TrainState) -> ValidationRow:
         """Return the mean loss of the weights that would be kept, over the grid and by t."""
-        by_t = []
+        sums = torch.zeros(len(self.times), dtype=torch.float64, device=state.device)
         with state.evaluation() as model:
             for place, t in enumerate(self.times):
-                losses = [
-                    self.method.losses(model, batch).double()
-                    for batch in self._batches(place, t, state.device)
-                ]
-                by_t.append(torch.cat(losses).sum())
+                for batch in self._batches(place, t, state.device, state.peers):
+                    sums[place] += self.method.losses(model, batch).double().sum()
         num_items = int((self.samples.sample_of < self.num_images).sum())
-        means = (torch.stack(by_t) / num_items).tolist()
+        means = (state.peers.add(sums) / num_items).tolist()
         return ValidationRow(state.step, sum(means) / len(means), means)
 
-    def _batches(self, place: int, t: float, device: torch.device) -> Iterator[Batch]:
+    def _batches(
+        self, place: int, t: float, device: torch.device, peers: Peers = Peers()
+    ) -> Iterator[Batch]:
+        """Yield the grid's batches at one time, or those of this process."""
+        turn = place
         for name, bucket in self.samples.buckets.items():
             chosen = bucket[self.samples.sample_of[bucket] < self.num_images]
             size = self.batch_sizes[name]
             for start in range(0, len(chosen), size):
-                yield self._batch(chosen[start : start + size], place, t).to(device)
+                if peers.owns(turn := turn + 1):
+                    yield self._batch(chosen[start : start + size], place, t).to(device)
 
     def _batch(self, items: Indices, place: int, t: float) -> Batch:
         names = tuple(self.samples.names[item] for item in items)

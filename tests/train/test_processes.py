@@ -1,0 +1,132 @@
+"""Several processes train the same weights as one, and end together."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.train.peers import Peers
+from stages.train.stage import create_trainer, run, weights_fingerprint
+
+SETTINGS = {"batch_size": 2, "gradient_accumulation": 3, "log_every": 1}
+
+
+def rows_of(workspace, name):
+    with (workspace.output / f"curves/{name}.csv").open() as file:
+        return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+
+
+def losses_of(workspace):
+    return {name: rows_of(workspace, name) for name in ("loss", "val_loss")}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def as_rank(rank, num, port, work, *given):
+    """Do something in a process that a launcher such as torchrun has started."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(num),
+        LOCAL_WORLD_SIZE=str(num),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    work(*given)
+
+
+def together(forks, num, work, *given):
+    """Do something in several processes at once; return their exit codes."""
+    port = free_port()
+    children = [
+        forks.Process(target=as_rank, args=(rank, num, port, work, *given)) for rank in range(num)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
+
+
+def with_processes(workspace, num, **training):
+    workspace.tree["hardware"] = {"threads": 1, "processes": num}
+    return workspace.params(**{**SETTINGS, **training})
+
+
+def test_two_processes_train_as_one(make_workspace, forks):
+    workspace = make_workspace(num_variants=2, repeats=(1, 2), weights=(1.0, 0.5))
+    length = {"steps": None, "epochs": 6, "posterior": "mean"}  # the last step is short
+    run(with_processes(workspace, 1, **length))
+    alone = losses_of(workspace)
+    weights = load_file(workspace.output / "weights/diffusion_pytorch_model.safetensors")
+    assert len(alone["loss"]) >= 20
+    assert together(forks, 2, run, with_processes(workspace, 2, **length)) == [0, 0]
+    for name, rows in losses_of(workspace).items():
+        assert torch.tensor(rows) == pytest.approx(torch.tensor(alone[name]), abs=1e-5)
+    trained = load_file(workspace.output / "weights/diffusion_pytorch_model.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(trained[name], weight, atol=1e-4, rtol=0)
+
+
+def add_unlike_gradients():
+    peers = Peers.meet(2)
+    first, second, third = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    if peers.is_first:
+        first.grad, second.grad = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    else:
+        first.grad = torch.tensor([10.0, 20.0])
+    peers.add_gradients([first, second, third])
+    assert first.grad.tolist() == [11, 22]
+    assert second.grad.tolist() == [3, 4]
+    assert third.grad is None, "what no process has a gradient of is not stepped"
+    assert peers.highest(peers.rank) == 1
+    assert peers.told(f"from {peers.rank}") == "from 0"
+    peers.leave()
+
+
+def test_gradients_of_a_process_without_any_count_as_zeros(forks):
+    assert together(forks, 2, add_unlike_gradients) == [0, 0]
+
+
+def test_a_killed_process_ends_the_others_with_one_sentence_and_training_resumes(workspace):
+    params = with_processes(workspace, 2, steps=60, checkpoint={"every": 5, "keep": 2})
+    folder = workspace.store / "checkpoints" / weights_fingerprint(params)[:16]
+    trainer = workspace.start()
+    deadline = time.monotonic() + 60
+    while not any(folder.glob("step-*")):
+        assert trainer.poll() is None, trainer.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks = psutil.Process(trainer.pid).children()
+    victim = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
+    victim.send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    said = trainer.communicate(timeout=60)[0]
+    assert time.monotonic() - began < 30
+    assert trainer.returncode == 1
+    assert f"process 1 of 2 (pid {victim.pid}) was ended by SIGKILL" in said
+    assert f"run again to resume from {folder}" in said
+    assert "Traceback" not in said
+    assert said.count("train: process") == 1
+    assert not any(rank.is_running() for rank in ranks)
+    trainer = workspace.start()
+    said = trainer.communicate(timeout=60)[0]
+    assert trainer.returncode == 0, said
+    assert said.count("going on after step") == 1
+    assert json.loads((workspace.output / "summary.json").read_text())["steps"] == 60
+
+
+def test_a_launcher_that_starts_another_number_is_refused(workspace, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=r"hardware\.processes: 1 given, .* started 4"):
+        create_trainer(with_processes(workspace, 1))
