@@ -101,9 +101,7 @@ def test_gradients_of_a_process_without_any_count_as_zeros(forks):
     assert together(forks, 2, add_unlike_gradients) == [0, 0]
 
 
-def test_a_killed_process_ends_the_others_with_one_sentence_and_training_resumes(
-    workspace, forks
-):
+def test_a_killed_process_ends_the_others_with_one_sentence_and_training_resumes(workspace, forks):
     params = with_processes(workspace, 2, steps=60, checkpoint={"every": 5, "keep": 2})
     folder = workspace.store / "checkpoints" / weights_fingerprint(params)[:16]
     trainer = workspace.start()
