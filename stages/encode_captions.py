@@ -15,6 +15,7 @@ from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages import launch
 from stages.artifacts import read_table
 from stages.base_record import Record, read_record
+from stages.class_images import FOLDER, read_index, told_of_class
 from stages.encoding.batch import Encoder, Inputs, Rows, choose_device, encoder_of
 from stages.encoding.missing import Count, Wanted
 from stages.encoding.ray_actors import Probe
@@ -48,12 +49,13 @@ class Params:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Captions and the base's tokenizers and text encoders in; the keys of the rows out."""
+    """Captions, prior and the base's text encoders in; the keys of the rows out."""
 
     captions: Path = Path("data/captions.parquet")
     tokenizer: Path = Path("data/base/tokenizer.json")
     text_encoder: Path = Path("data/base/text_encoder.json")
     prompts: Path = Path("data/prompts.parquet")
+    class_images: Path = FOLDER  # of DreamBooth's prior
 
 
 def run(params: Params, artifacts: Artifacts = Artifacts(), fill_only: bool = False) -> None:
@@ -79,6 +81,7 @@ def encode(
     """Do what `run` does, with text encoders whose record has this digest."""
     root = store_root(params.store)
     captions = set(read_table(artifacts.captions, "captions")["caption"].to_pylist())
+    captions |= told_of_class(read_index(artifacts.class_images), captions)
     manifest = Manifest(artifacts.prompts, "prompts", STAGE, fill_only)
     encoder = caption_encoder(text_encoder, digest, params, device)
     probe = tokens(tokenizer, PROBE)

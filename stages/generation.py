@@ -142,6 +142,9 @@ def generate(
     sampling: Sampling,
     name: str,
     folder: Path = Path(),
+    *,
+    places: Sequence[int] | None = None,
+    keep: Callable[[int, Picture], None] = lambda place, picture: None,
 ) -> list[Picture]:
     """Make one picture a prompt, in the order of the prompts; prompts of a size share a batch.
 
@@ -157,6 +160,8 @@ def generate(
         sampling: Steps, guidance, seed and shift.
         name: What the progress bar and errors say, such as `sample.prompts`.
         folder: Where the pictures that prompts name are.
+        places: Whose noise each picture starts from; None: a prompt's index is its place.
+        keep: Is given each picture with its place as soon as its batch is made.
 
     Raises:
         FileNotFoundError: A picture that a prompt names is not there.
@@ -164,6 +169,7 @@ def generate(
     """
     check_sizes(prompts, generator.autoencoder.spatial_factor * generator.denoiser.patch, name)
     check_pictures(prompts, folder, name)
+    places = range(len(prompts)) if places is None else places
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, prompt in enumerate(prompts):
         alike.setdefault((*_size(prompt), *kind_of(prompt)), []).append(index)
@@ -174,8 +180,12 @@ def generate(
             for start in range(0, len(indices), size):
                 chunk = indices[start : start + size]
                 filled = chunk + [chunk[-1]] * (size - len(chunk))
-                made = _batch(generator, [(i, prompts[i]) for i in filled], sampling, folder)
-                pictures.update(zip(chunk, made, strict=False))
+                made = _batch(
+                    generator, [(places[i], prompts[i]) for i in filled], sampling, folder
+                )
+                for index, picture in zip(chunk, made, strict=False):
+                    pictures[index] = picture
+                    keep(places[index], picture)
                 bar.update(len(chunk))
     return [pictures[index] for index in range(len(prompts))]
 

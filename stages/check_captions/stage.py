@@ -14,12 +14,13 @@ from stages.artifacts import read_table, write_csv, write_json, write_table
 from stages.base_record import read_record
 from stages.check_captions import lengths, limits, variants, words, written
 from stages.check_captions.limits import Limit, Problem
+from stages.class_images import FOLDER, read_index
 from stages.params.captions import Captions
 from stages.params.read import key
 from stages.tables import FATE_OF_SPLIT, to_table
 from stages.tokenizers import open_tokenizers
 
-COLUMNS = ["sample_id", "path", "captions", "split"]  # of IMAGES
+COLUMNS = ["sample_id", "path", "captions", "split", "prior"]  # of IMAGES
 
 Sample = Mapping[str, Any]  # COLUMNS of a target
 
@@ -37,7 +38,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Pictures and the base's tokenizers in; captions, reports and the fate of each sample out."""
+    """Pictures, prior and the base's tokenizers in; captions, reports and fates out."""
 
     images: Path = Path("data/images.parquet")
     tokenizer: Path = Path("data/base/tokenizer.json")
@@ -45,18 +46,24 @@ class Artifacts:
     report: Path = Path("data/reports/captions.json")
     ledger: Path = Path("data/ledger/captions.parquet")
     lengths: Path = Path("data/reports/caption_lengths.csv")
+    class_images: Path = FOLDER  # of DreamBooth's prior
 
 
 def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     """Write the captions of all samples that have one, the reports and the ledger."""
     samples = read_samples(artifacts.images)
+    collected = [each for each in samples if not each["prior"]]
     excluded = {each["sample_id"]: written.problem(each["captions"]) for each in samples}
-    refuse_missing(params, samples, excluded)
-    captions = written.written_captions(samples)
+    refuse_missing(params, collected, excluded)
+    captions = written.written_captions(collected)
     cleanliness = check_written(params, captions)
     rows = variants.variants(captions, params.captions, params.seed, params.train_path)
     paths = {each.sample_id: each.path for each in captions}
     words.refuse_too_few(rows, paths, params.captions, params.train_path)
+    prior = read_index(artifacts.class_images)
+    words.refuse_without_rare(rows, paths, prior, params.train_path)
+    trigger = words.count_words(rows, paths, params.captions)
+    rows, paths = with_class(rows, paths, samples)
     tokenizer = open_tokenizers(params.family, read_record(artifacts.tokenizer))
     counts = lengths.count_tokens(rows, tokenizer)
     lost = lengths.lost(rows, paths, tokenizer, counts)
@@ -69,7 +76,7 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         "distinct_texts": len({row["caption"] for row in rows}),
         "truncated_captions": len(lost),
         "text_encoders": encoders,
-        **words.count_words(rows, paths, params.captions),
+        **trigger,
     }
     write_table(artifacts.captions, to_table(rows, "captions"), "captions")
     write_json(artifacts.report, report)
@@ -86,6 +93,23 @@ def read_samples(images: Path) -> list[Sample]:
     """Read the targets, which alone have captions."""
     table = read_table(images, "images")
     return list(table.filter(pc.field("role") == "target").select(COLUMNS).to_pylist())
+
+
+def with_class(
+    rows: Sequence[dict[str, Any]], paths: Mapping[str, str], samples: Sequence[Sample]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Add the pictures of the class, whose captions are encoded as the base was told them.
+
+    Returns:
+        The rows of CAPTIONS, and the paths of all samples that have one.
+    """
+    of_class = {each["sample_id"]: each for each in samples if each["prior"]}
+    told: list[dict[str, Any]] = [
+        {"sample_id": name, "variant": 0, "caption": each["captions"][0].strip()}
+        for name, each in of_class.items()
+    ]
+    ordered = sorted([*rows, *told], key=lambda row: (row["sample_id"], row["variant"]))
+    return ordered, {**paths, **{name: each["path"] for name, each in of_class.items()}}
 
 
 def refuse_missing(params: Params, samples: Sequence[Sample], excluded: Mapping[str, str]) -> None:

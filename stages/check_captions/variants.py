@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +12,7 @@ from stages.check_captions.limits import Problem, named, quoted
 from stages.check_captions.written import Written
 from stages.params.captions import Captions
 from stages.randomness import generator
-
-INNERMOST = re.compile(r"\{([^{}]*)\}")  # a choice within which there is no other
+from stages.wildcards import choose, is_balanced
 
 
 def variants(
@@ -63,19 +61,6 @@ def draw(caption: str, settings: Captions, purpose: tuple[str | int, ...]) -> st
     return f"{settings.prefix}{caption}{settings.suffix}".strip()
 
 
-def choose(caption: str, random: np.random.Generator) -> str:
-    """Put one of its parts for every {a|b}, the innermost first."""
-
-    def part(match: re.Match[str]) -> str:
-        parts = match[1].split("|")
-        return parts[int(random.random() * len(parts))]
-
-    replaced = 1
-    while replaced:
-        caption, replaced = INNERMOST.subn(part, caption)
-    return caption
-
-
 def draw_tags(caption: str, settings: Captions, random: np.random.Generator) -> str:
     """Drop and shuffle the tags behind the first `keep_tags`; one tag stays in any case.
 
@@ -107,13 +92,3 @@ def refuse_unbalanced(written: Sequence[Written], where: str) -> None:
             f"{where}: {len(broken)} of {len(written)} captions have a brace without its partner: "
             f"{named(broken)}; mend them, or set data.captions.wildcards to false"
         )
-
-
-def is_balanced(caption: str) -> bool:
-    """Say whether every brace has its partner."""
-    depth = 0
-    for brace in re.findall(r"[{}]", caption):
-        depth += 1 if brace == "{" else -1
-        if depth < 0:
-            return False
-    return depth == 0

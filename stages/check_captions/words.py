@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.check_captions.limits import Problem, first, named
+from stages.class_images import Prior, rare_words
 from stages.params.captions import Captions
 
 Row = Mapping[str, Any]  # of CAPTIONS
@@ -71,3 +72,20 @@ def refuse_too_few(rows: Sequence[Row], paths: Paths, settings: Captions, where:
         f"{settings.min_trigger_fraction:g} asks: {names}; write it into their captions, put it "
         "into data.captions.prefix, or keep it from being dropped with data.captions.keep_tags"
     )
+
+
+def refuse_without_rare(rows: Sequence[Row], paths: Paths, prior: Prior, where: str) -> None:
+    """Raise when DreamBooth's subject is shown under a caption that does not name it."""
+    rare = rare_words(prior.instance_prompt, prior.class_prompt)
+    if not rare:
+        return
+    have = frozenset[int]().union(*(holders(rows, word) for word in rare))
+    lacking = {row["sample_id"] for i, row in enumerate(rows) if i not in have}
+    if lacking:
+        names = named(Problem(paths[sample_id]) for sample_id in lacking)
+        raise ValueError(
+            f"{where}: {len(lacking)} of {len(paths)} pictures have a caption without "
+            f"{' or '.join(map(repr, rare))}, the word that training.dreambooth.instance_prompt "
+            f"gives the subject: {names}; write it into their captions, put it into "
+            "data.captions.prefix, or remove the captions"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 from stages.dataset.cells import read_cell
 from stages.dataset.tars import read_member
 
+HERE = "./"  # begins the path of a picture that a stage has made, and no path in a dataset
 CONTAINER = re.compile(r"\.(tar|parquet)(?=/)", re.IGNORECASE)
 Stamp = tuple[int, int, int]  # size in bytes, mtime in ns, inode
 
@@ -21,7 +22,8 @@ def read_bytes(root: Path, path: str) -> bytes:
         root: The dataset's folder.
         path: From there, with "/". A member of a shard is "shards/0.tar/a.jpg"; the picture in row
             12 of a table, counted from 0, is "table.parquet/12", that of its column `mask`
-            "table.parquet/12/mask", the second of a list "table.parquet/12/reference/1".
+            "table.parquet/12/mask", the second of a list "table.parquet/12/reference/1". What
+            begins with HERE lies in the working folder; `paths.resolve` never gives such a path.
 
     Raises:
         OSError: The file or what is asked of it is not there, damaged, or may not be read.
@@ -43,17 +45,21 @@ def stamp(root: Path, path: str) -> Stamp:
     _, found, inside = _locate(root, path)
     if inside:
         return found
-    return _stamp(os.stat(os.path.join(root, path)))
+    return _stamp(os.stat(_join(root, path)))
 
 
 def _locate(root: Path, path: str) -> tuple[str, Stamp, str]:
     """Give the file, and for a shard or a table its stamp and what of it is asked for."""
-    for match in CONTAINER.finditer(path):
+    for match in () if path.startswith(HERE) else CONTAINER.finditer(path):
         place = os.path.join(root, path[: match.end()])
         status = os.stat(place)
         if stat.S_ISREG(status.st_mode):  # a folder may be called so, too
             return place, _stamp(status), path[match.end() + 1 :]
-    return os.path.join(root, path), (0, 0, 0), ""
+    return _join(root, path), (0, 0, 0), ""
+
+
+def _join(root: Path, path: str) -> str:
+    return path if path.startswith(HERE) else os.path.join(root, path)
 
 
 def _stamp(status: os.stat_result) -> Stamp:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.artifacts import write_json, write_table
+from stages.class_images import FOLDER, read_index
 from stages.dataset.form import DatasetPart, Form, Listing
 from stages.dataset.listing import list_dataset
 from stages.ingest import duplicates, samples
 from stages.ingest.outcome import Outcome, ledger_table, summary
 from stages.ingest.pictures import Look, Opener, look_at
+from stages.ingest.prior import with_prior
 from stages.ingest.samples import Usable
 from stages.ingest.seen import recall
 from stages.params.data import Dataset
@@ -61,12 +63,13 @@ class Params:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The pictures that can be used, the fate of every file, and a summary."""
+    """The pictures of the class in; those that can be used, the fate of every file, a summary."""
 
     images: Path = Path("data/images.parquet")
     ledger: Path = Path("data/ledger/ingest.parquet")
     summary: Path = Path("data/reports/ingest.json")
     seen: Path = Path(".dvc/tmp/diffbase/pictures")  # what is known of unchanged files; no output
+    class_images: Path = FOLDER  # of DreamBooth's prior
 
 
 def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
@@ -75,6 +78,7 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     background_colour(params.background)  # before anything is read
     seen = recall(root, artifacts.seen, params.background, params.max_pixels)
     listing = list_dataset(root, params.form, read_text=seen.read_text)
+    listing = with_prior(listing, read_index(artifacts.class_images), artifacts.class_images)
     paths = dict.fromkeys(
         path
         for entry in listing.entries
@@ -85,7 +89,9 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     looks = look_at(paths, opener, seen)
     seen.save()
     found = samples.usable(listing.entries, looks)
-    refuse_too_many(root, found, len(listing.entries), params.max_bad_fraction)
+    collected = [entry for entry in listing.entries if not entry.prior]
+    own = samples.usable(collected, looks)
+    refuse_too_many(root, own, len(collected), params.max_bad_fraction)
     outcome = decide(listing, looks, found, params)
     write_table(artifacts.images, samples.images_table(outcome.samples, looks), "images")
     write_table(artifacts.ledger, ledger_table(outcome), "ledger")
@@ -113,11 +119,15 @@ def named(reasons: Mapping[str, str]) -> str:
 def decide(listing: Listing, looks: Mapping[str, Look], found: Usable, params: Params) -> Outcome:
     """Choose the split, and leave out duplicates where that is asked for.
 
+    Pictures of the class are trained on, and compared with nothing: the base has made them.
+
     Raises:
         ValueError: Nothing is left to train on.
     """
     bits = params.near_duplicate_bits
-    going = samples.split(found.samples, params.validation_fraction)
+    of_class = [sample for sample in found.samples if sample.entry.prior]
+    collected = [sample for sample in found.samples if not sample.entry.prior]
+    going = samples.split(collected, params.validation_fraction)
     equal = samples.equal_samples(going)
     excluded: dict[str, str] = {}
     if params.exact_duplicates == "exclude":
@@ -138,7 +148,7 @@ def decide(listing: Listing, looks: Mapping[str, Look], found: Usable, params: P
     return Outcome(
         listing,
         looks,
-        samples.named(going),
+        samples.named(sorted([*going, *of_class], key=lambda sample: sample.place)),
         found.quarantined,
         excluded,
         equal,

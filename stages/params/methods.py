@@ -50,13 +50,34 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class ClassImages:
+    """How the untrained base makes the pictures of the class."""
+
+    seed: int = number(0, at_least=0, below=2**63)  # of their starting noise and of {a|b}
+    steps: int | None = number(None, at_least=1)  # of the sampler; null: the checkpoint's own
+    cfg_scale: float | None = number(None, at_least=0)  # 1 is no guidance; null: as for steps
+    guidance: float | None = number(None, at_least=0)  # told to models that embed it; null: theirs
+    shift: float | None = number(None, above=0)  # of the sampler's t; null: the model's own
+    sampler: str | None = choice(None, "euler", "ddim", "dpmpp_2m")  # null: the model's own
+    width: int | None = number(None, at_least=1)  # pixels; null: data.resolution
+    height: int | None = number(None, at_least=1)  # pixels; null: data.resolution
+
+
+@dataclass(frozen=True)
 class Dreambooth:
     """Personalisation with prior preservation."""
 
-    instance_prompt: str  # caption of the subject's pictures
-    class_prompt: str  # caption of its class
-    num_class_images: int = number(200, at_least=0)  # pictures of the class
+    instance_prompt: str  # caption of the subject's pictures that have none of their own
+    class_prompt: str  # caption of its class; {a|b} stands for one of its parts in each picture
+    num_class_images: int = number(200, at_least=0)  # pictures of the class; 0 but for images
     prior_preservation_weight: float = number(1.0, at_least=0)  # of the class loss
+    prior: str = choice(
+        "images", "images", "prediction", "none"
+    )  # what keeps the class: pictures that the base makes, its predictions, or nothing
+    train: str | None = choice(
+        None, "lora", "full_finetune"
+    )  # what learns; null: lora where training.lora is given
+    class_images: ClassImages = ClassImages()  # how they are made
 
 
 @dataclass(frozen=True)

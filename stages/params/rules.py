@@ -9,6 +9,7 @@ from typing import Any
 from stages.params import (
     pins,
     rules_controlnet,
+    rules_dreambooth,
     rules_editing,
     rules_engine,
     rules_lora,
@@ -74,6 +75,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from rules_optimizer.broken(config)
     yield from rules_editing.editing(config)
     yield from rules_editing.prompts(config)
+    yield from rules_dreambooth.dreambooth(config)
     yield from rules_controlnet.controlnet(config)
     yield from rules_lora.lora(config)
     if config.data.mask is not None:
@@ -119,7 +121,8 @@ def _incomplete(config: Config) -> Iterator[str]:
     if training.epochs is None and training.steps is None:
         yield "training.epochs and training.steps are both null: give one of them"
     for method in ("full_finetune", "lora", "dreambooth", "controlnet"):
-        if getattr(training, method) is not None and training.method != method:
+        within = training.method == "dreambooth" and method in rules_dreambooth.WITHIN
+        if getattr(training, method) is not None and training.method != method and not within:
             yield (
                 f"training.{method} is given, but training.method {training.method!r} does not "
                 f"read it: set training.{method} to null"
@@ -258,6 +261,11 @@ def _picture_sizes(config: Config) -> Iterator[str]:
         return
     cell = 2 ** (len(config.model.vae.block_out_channels) - 1) * _cells(config.model)
     sides = {"data.bucket_resolution_steps": config.data.bucket_resolution_steps}
+    if config.training.dreambooth is not None:
+        images = config.training.dreambooth.class_images
+        for side in ("width", "height"):
+            if (pixels := getattr(images, side)) is not None:
+                sides[f"training.dreambooth.class_images.{side}"] = pixels
     for index, prompt in enumerate(config.sample.prompts):
         sides[f"sample.prompts[{index}].width"] = prompt.width
         sides[f"sample.prompts[{index}].height"] = prompt.height

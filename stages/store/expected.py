@@ -18,6 +18,7 @@ import pyarrow as pa
 from stages import pixels
 from stages.artifacts import extra_metadata, read_json, read_table
 from stages.base_record import Record, read_record
+from stages.class_images import FOLDER, read_index, told_of_class
 from stages.params.read import key
 from stages.rows.keys import parts_text
 from stages.rows.layout import STORED
@@ -94,7 +95,8 @@ def expected_captions(params: Params, workspace: Path = Path()) -> list[Expected
     """
     from stages.tokenizers import open_tokenizers  # slow
 
-    captions = read_table(workspace / CAPTIONS, "captions")["caption"].to_pylist()
+    captions = set(read_table(workspace / CAPTIONS, "captions")["caption"].to_pylist())
+    captions |= told_of_class(read_index(workspace / FOLDER), captions)
     tokenizer = open_tokenizers(params.family, read_record(workspace / BASE / "tokenizer.json"))
     record = read_record(workspace / BASE / "text_encoder.json")
     common = _common(params, record, read_manifests(workspace).get(PROMPTS))

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.check_captions.variants import choose, draw, is_balanced, variants
+from stages.check_captions.variants import draw, variants
 from stages.check_captions.written import Written
 from stages.params.captions import Captions
 from stages.randomness import generator
+from stages.wildcards import choose, is_balanced
 
 TAG = st.text("abc xyz0-", min_size=1, max_size=5).map(str.strip).filter(bool)
 TAGS = st.lists(TAG, min_size=1, max_size=9)

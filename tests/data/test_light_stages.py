@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIGHT = [
     "stages.make_digits",
+    "stages.generate_class_images.stage",
     "stages.ingest.stage",
     "stages.check_captions.stage",
     "stages.bucket.stage",
