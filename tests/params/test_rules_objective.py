@@ -1,7 +1,11 @@
 """A key of the objective that nothing reads is refused in one sentence."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from omegaconf import OmegaConf
+
+from stages.params.compose import load_config
 from stages.params.model import Model, Transformer
 from stages.params.objective import Objective
 from stages.params.rules_objective import READ_WITH, broken_objective
@@ -73,3 +77,25 @@ def test_every_rule_names_keys_of_the_objective():
         for value in values:
             Objective(**{other: value})
         assert hasattr(Objective(), name)
+
+
+MODELS = Path(__file__).parents[2] / "params/models"
+DEFAULTS = {  # what a released model's preset says of the objective, by family
+    "sdxl": {"type": "ddpm", "timestep_sampling": "uniform"},
+    "flux": {"resolution_shift": "flux"},
+    "flux2": {"resolution_shift": "flux2"},
+    "sd3": {"shift": 3.0},
+}
+RELEASED = [path.stem for path in MODELS.glob("*.yaml") if not path.stem.endswith("_tiny")]
+
+
+@pytest.mark.parametrize("name", sorted(RELEASED))
+def test_a_released_model_is_trained_by_its_familys_objective(name):
+    config = OmegaConf.to_container(load_config(MODELS / f"{name}.yaml"))
+    objective = Objective(**config["training"]["objective"])
+    assert objective == Objective(**DEFAULTS[config["model"]["type"]])
+    assert objective.guidance == 1
+    transformer = config["model"]["transformer"]
+    sizes = None if transformer is None else Transformer(**transformer)
+    model = Model(type=config["model"]["type"], transformer=sizes)
+    assert list(broken_objective(objective, model)) == []
