@@ -157,13 +157,15 @@ def _encode(
     artifacts = _artifacts(root)
     rows = sorted(pictures, key=place)
     write_table(artifacts.buckets, to_table(rows, "buckets"), "buckets")
+    write_table(artifacts.conditions, to_table([], "buckets"), "buckets")
     start = time.perf_counter()
     stage.encode(toy, DIGEST, _params(root, asked, store), artifacts, fill_only=False)
     return time.perf_counter() - start
 
 
 def _artifacts(root: Path) -> stage.Artifacts:
-    return stage.Artifacts(root / "buckets.parquet", root / "vae.json", root / "latents.parquet")
+    names = ("buckets.parquet", "vae.json", "latents.parquet", "conditions.parquet")
+    return stage.Artifacts(*(root / name for name in names))
 
 
 def _params(root: Path, asked: argparse.Namespace, store: str) -> stage.Params:

@@ -30,6 +30,7 @@ from stages.bucket import stage as bucket
 from stages.check_captions import stage as check_captions
 from stages.encode_images import stage as encode_images
 from stages.ingest import stage as ingest
+from stages.make_conditions import stage as make_conditions
 from stages.params import document
 from stages.params.read import read
 from stages.rows.keys import key_of
@@ -40,7 +41,12 @@ ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs/invalidation.md"
 GRAPH = document.load(ROOT / "dvc.yaml")["stages"]
 STAGES = ("ingest", "check_captions", "bucket", "encode_images", "encode_captions", "train")
-LIGHT = {"ingest": ingest, "check_captions": check_captions, "bucket": bucket}
+LIGHT = {
+    "ingest": ingest,
+    "check_captions": check_captions,
+    "bucket": bucket,
+    "make_conditions": make_conditions,
+}
 SIZES = ((64, 64), (64, 64), (90, 70), (70, 90), (140, 60), (60, 140), (200, 200), (36, 40))
 Tree = dict[str, Any]
 

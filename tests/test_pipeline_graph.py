@@ -91,7 +91,8 @@ def test_a_stage_declares_the_parameters_it_reads(name):
 def files(name: str, kind: str) -> set[str]:
     """Return the paths under data/ that a stanza names as outputs or inputs."""
     kinds = ("deps",) if kind == "in" else ("outs", "metrics", "plots")
-    paths = {path for each in kinds for path in GRAPHS[name].get(each, [])}
+    listed = [entry for each in kinds for entry in GRAPHS[name].get(each, [])]
+    paths = {entry if isinstance(entry, str) else next(iter(entry)) for entry in listed}
     return {path for path in paths if path.startswith("data/")}
 
 

@@ -11,9 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from stages import pixels
+from stages.artifacts import read_table
 from stages.dataset.files import read_bytes
 
-Bucketed: TypeAlias = Mapping[str, Any]  # a row of BUCKETS
+Bucketed: TypeAlias = Mapping[str, Any]  # a row of BUCKETS, with "root" where it is elsewhere
+
+
+def to_encode(buckets: Path, conditions: Path, folder: Path) -> list[Bucketed]:
+    """List the dataset's pictures and those made for a ControlNet, which lie in `folder`."""
+    made = read_table(conditions, "buckets").to_pylist()
+    rows = read_table(buckets, "buckets").to_pylist()
+    return [*rows, *({**row, "root": folder.as_posix()} for row in made)]
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,16 @@ class Pictures:
         Raises:
             ValueError: the picture has changed or is gone.
         """
-        reason = ""
+        root, reason = Path(picture.get("root", self.root)), ""
         try:
-            data = read_bytes(self.root, picture["path"])
+            data = read_bytes(root, picture["path"])
             image = pixels.open_rgb(data, self.background, self.max_pixels).image
             content = pixels.content_hash(image)
         except (pixels.UnreadableImageError, OSError) as error:
             content, reason = "", f" ({error})"
         if content != picture["content"]:
             raise ValueError(
-                f"{self.root / picture['path']} is no longer the picture that ingest read{reason}:"
+                f"{root / picture['path']} is no longer the picture that ingest read{reason}:"
                 " run `dvc repro`, which reads it again"
             )
         return pixels.crop_to_bucket(image, picture)

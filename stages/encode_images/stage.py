@@ -12,9 +12,8 @@ import torch
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
 from stages import launch, pixels
-from stages.artifacts import read_table
 from stages.base_record import Record, read_record
-from stages.encode_images.pictures import Bucketed, Pictures
+from stages.encode_images.pictures import Bucketed, Pictures, to_encode
 from stages.encoding.batch import Encoder, Inputs, Rows, choose_device, encoder_of
 from stages.encoding.missing import Count, Wanted
 from stages.encoding.ray_actors import Probe
@@ -58,6 +57,8 @@ class Artifacts:
     buckets: Path = Path("data/buckets.parquet")
     vae: Path = Path("data/base/vae.json")
     latents: Path = Path("data/latents.parquet")
+    conditions: Path = Path("data/conditions.parquet")  # pictures made for a ControlNet
+    condition_pictures: Path = Path("data/conditions")
 
 
 def run(params: Params, artifacts: Artifacts = Artifacts(), fill_only: bool = False) -> None:
@@ -80,7 +81,7 @@ def encode(
 ) -> Count:
     """Do what `run` does, with an autoencoder whose weights have this digest."""
     root = store_root(params.store)
-    buckets = read_table(artifacts.buckets, "buckets").to_pylist()
+    given = to_encode(artifacts.buckets, artifacts.conditions, artifacts.condition_pictures)
     manifest = Manifest(artifacts.latents, "latents", STAGE, fill_only)
     encoder = picture_encoder(autoencoder, digest, params, device)
     probe = probe_picture(autoencoder)
@@ -89,7 +90,7 @@ def encode(
     describe = partial(picture_parts, encoder.parts, generation.name)
     wanted: dict[str, dict[str, Bucketed]] = {}
     columns, rows = {}, []
-    for picture in sorted((row for row in buckets if row["role"] in ROLES), key=place):
+    for picture in sorted((row for row in given if row["role"] in ROLES), key=place):
         factor = autoencoder.spatial_factor
         height, width = picture["height"] // factor, picture["width"] // factor
         shapes = {name: Column((z, height, width), params.dtype) for name, z in channels.items()}

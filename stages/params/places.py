@@ -54,6 +54,9 @@ def _named(config: Config) -> Iterator[tuple[str, str]]:
         yield "model.from_scratch.dataset", config.model.from_scratch.dataset
     if config.sample.names_pictures and config.sample.pictures is not None:
         yield "sample.pictures", config.sample.pictures
+    asked = config.training.controlnet
+    if asked is not None and asked.depth_model is not None and not hub.is_repo(asked.depth_model):
+        yield "training.controlnet.depth_model", asked.depth_model
     if config.evaluate.judge is not None and config.evaluate.judge_path is not None:
         yield "evaluate.judge_path", config.evaluate.judge_path
 

@@ -26,6 +26,7 @@ from stages.store.tables import LATENTS, PROMPTS, read_manifests
 from stages.tables import latent_name
 
 BUCKETS, CAPTIONS = Path("data/buckets.parquet"), Path("data/captions.parquet")
+CONDITIONS = Path("data/conditions.parquet")  # pictures made for a ControlNet
 BASE = Path("data/base")
 GEOMETRY = ("resize_width", "resize_height", "crop_left", "crop_top", "width", "height", "flipped")
 MOMENTS = {"AutoencoderKL": 2}  # mean and log variance; others have the mean only
@@ -69,6 +70,7 @@ def expected_pictures(params: Params, workspace: Path = Path()) -> list[Expected
         FileNotFoundError: bucket or prepare_base has not run.
     """
     buckets = read_table(workspace / BUCKETS, "buckets").to_pylist()
+    made = read_table(workspace / CONDITIONS, "buckets").to_pylist()
     record = read_record(workspace / BASE / "vae.json")
     common = _common(params, record, read_manifests(workspace).get(LATENTS))
     per_pixel = _bytes_per_pixel(params, record)
@@ -82,7 +84,7 @@ def expected_pictures(params: Params, workspace: Path = Path()) -> list[Expected
             | {"geometry": [row[name] for name in GEOMETRY]},
             num_bytes=round(per_pixel * row["width"] * row["height"]),
         )
-        for row in buckets
+        for row in [*buckets, *made]
         if row["role"] != "mask"
     ]
 

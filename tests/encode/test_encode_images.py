@@ -9,16 +9,17 @@ import lance
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modelzoo.autoencoders import load_autoencoder
 from stages import pixels
-from stages.artifacts import extra_metadata, read_json, read_table
+from stages.artifacts import extra_metadata, read_json, read_table, write_table
 from stages.base_record import read_record
 from stages.encode_images import stage as encode_images
 from stages.encode_images.stage import Artifacts
 from stages.rows.keys import key_of
 from stages.rows.manifest import open_latents
-from stages.tables import SIZES, latent_name, place
+from stages.tables import SIZES, latent_name, place, to_table
 from tests import toys
 from tests.encode.workspaces import (
     LATENTS,
@@ -231,6 +232,26 @@ def test_references_and_conditions_are_encoded_and_masks_are_not(workspace):
     expected = load_autoencoder(VAE).encode_rows(as_the_encoder_sees(reference))["mean"]
     row = open_latents(LATENTS, None).take([latent_name(reference)])["mean"]
     torch.testing.assert_close(torch.from_numpy(row), expected)
+
+
+def test_conditions_that_were_made_are_encoded_from_their_own_folder(workspace):
+    target = workspace.pictures[0]
+    image = pixels.open_rgb(Path("pictures", target["path"]).read_bytes()).image
+    cut = Image.fromarray(255 - pixels.crop_to_bucket(image, target))
+    Path("data/conditions").mkdir()
+    cut.save("data/conditions/made.png")
+    size = {"resize_width": cut.width, "resize_height": cut.height, "crop_left": 0}
+    original = {"original_width": cut.width, "original_height": cut.height}
+    row = {**target, "role": "condition", "path": "made.png", **size, **original}
+    row["content"] = pixels.content_hash(cut)
+    write_table(Path("data/conditions.parquet"), to_table([row], "buckets"), "buckets")
+    encode_pictures()
+    (made,) = [row for row in read_table(LATENTS, "latents").to_pylist() if row["role"] != "target"]
+    assert place(made) == place(row)
+    wanted = torch.from_numpy(np.array(cut)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    mean = load_autoencoder(VAE).encode_rows(wanted)["mean"][0].numpy()
+    found = open_latents(LATENTS, "store").take([latent_name(made)])["mean"][0]
+    np.testing.assert_allclose(found, mean, atol=1e-5)
 
 
 def test_a_picture_that_two_samples_show_is_one_row(workspace):

@@ -83,6 +83,7 @@ class Workspace:
         """Write what the stages before the encoders write."""
         rows = sorted(self.pictures, key=place)
         write_table(self.root / "data/buckets.parquet", to_table(rows, "buckets"), "buckets")
+        write_table(self.root / "data/conditions.parquet", to_table([], "buckets"), "buckets")
         captions = [
             {"sample_id": name, "variant": variant, "caption": text}
             for name, texts in sorted(self.captions.items())

@@ -1,0 +1,1 @@
+"""Pictures that a ControlNet follows, made of other pictures by `conditioning_type`."""

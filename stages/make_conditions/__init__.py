@@ -1,0 +1,1 @@
+"""Make the pictures that a ControlNet follows, one of each target in its bucket."""

@@ -1,0 +1,159 @@
+"""Make the pictures that a ControlNet follows, one of each target in its bucket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from PIL import Image
+from tqdm import tqdm
+
+from stages import launch, pixels
+from stages.artifacts import read_table, staging, write_table
+from stages.conditions.making import GIVEN, Maker, maker_of
+from stages.dataset.files import read_bytes
+from stages.params.methods import Controlnet
+from stages.params.read import key
+from stages.rows.keys import row_key
+from stages.tables import to_table
+
+METHOD = "controlnet"  # of training.method; others follow no pictures
+GEOMETRY = ("resize_width", "resize_height", "crop_left", "crop_top", "width", "height", "flipped")
+SUFFIX = ".png"
+
+Bucketed: TypeAlias = Mapping[str, Any]  # a row of BUCKETS
+
+
+@dataclass(frozen=True)
+class Params:
+    """What is made, and of which dataset."""
+
+    train_path: str = key("data.train_path")
+    background: str = key("data.background")
+    max_pixels: int = key("data.max_pixels", tracked=False)
+    method: str = key("training.method")
+    controlnet: Controlnet | None = key("training.controlnet")
+    threads: int = key("hardware.threads")
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Geometry of the targets in; pictures and their rows, in the columns of BUCKETS, out."""
+
+    buckets: Path = Path("data/buckets.parquet")
+    pictures: Path = Path("data/conditions")  # kept between runs, each named by what it is made of
+    conditions: Path = Path("data/conditions.parquet")
+
+
+def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
+    """Make the pictures that are missing, remove those of no target, and write a row of each.
+
+    Where another method trains, or the dataset brings the pictures, both outputs are empty.
+
+    Raises:
+        FileNotFoundError: The depth model is not there.
+        ValueError: A target has changed since it was ingested.
+    """
+    asked = params.controlnet
+    folder = artifacts.pictures
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    num_made = 0
+    if params.method == METHOD and asked is not None and asked.conditioning_type != GIVEN:
+        if asked.conditioning_type == "depth":
+            launch.use_threads(params.threads)
+        maker = maker_of(asked)
+        targets = [
+            row
+            for row in read_table(artifacts.buckets, "buckets").to_pylist()
+            if row["role"] == "target"
+        ]
+        names = [picture_name(target, maker) for target in targets]
+        num_made = make(params, folder, maker, dict(zip(names, targets, strict=True)))
+        rows = [condition_row(*each, folder) for each in zip(targets, names, strict=True)]
+    for path in set(folder.iterdir()) - {folder / row["path"] for row in rows}:
+        path.unlink()
+    write_table(artifacts.conditions, to_table(rows, "buckets"), "buckets")
+    print(f"{len(rows)} condition pictures, {num_made} of them new")  # noqa: T201
+
+
+def picture_name(target: Bucketed, maker: Maker) -> str:
+    """Name a picture by all that determines it."""
+    digest = row_key(
+        content=target["content"],
+        pixels=pixels.CONVENTION,
+        geometry=[target[name] for name in GEOMETRY],
+        **maker.identity,
+    )
+    return digest[:40] + SUFFIX
+
+
+def make(params: Params, folder: Path, maker: Maker, targets: Mapping[str, Bucketed]) -> int:
+    """Make the pictures that are not in the folder, by their names; return how many."""
+    missing = {name: target for name, target in targets.items() if not _is_there(folder / name)}
+
+    def make_one(item: tuple[str, Bucketed]) -> None:
+        name, target = item
+        with staging(folder / name) as staged:
+            maker(cut(params, target)).save(staged, format="PNG")
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads, _bar(missing) as bar:
+        for _ in threads.map(make_one, missing.items()):
+            bar.update()
+    return len(missing)
+
+
+def cut(params: Params, target: Bucketed) -> Image.Image:
+    """Open a target, make sure that it is the one that ingest read, and cut it to its bucket.
+
+    Raises:
+        ValueError: The picture has changed or is gone.
+    """
+    root, reason = Path(params.train_path), ""
+    try:
+        data = read_bytes(root, target["path"])
+        image = pixels.open_rgb(data, params.background, params.max_pixels).image
+        content = pixels.content_hash(image)
+    except (pixels.UnreadableImageError, OSError) as error:
+        content, reason = "", f" ({error})"
+    if content != target["content"]:
+        raise ValueError(
+            f"{root / target['path']} is no longer the picture that ingest read{reason}: run "
+            "`dvc repro`, which reads it again"
+        )
+    return Image.fromarray(pixels.crop_to_bucket(image, target))
+
+
+def condition_row(target: Bucketed, name: str, folder: Path) -> dict[str, Any]:
+    """Return the row of a condition picture, which has the size of its bucket already."""
+    image = pixels.open_rgb((folder / name).read_bytes()).image
+    width, height = target["width"], target["height"]
+    if image.size != (width, height):
+        raise ValueError(
+            f"{folder / name} is {image.width}x{image.height} pixels, but its target is cut to "
+            f"{width}x{height}: delete it and run `dvc repro`"
+        )
+    geometry = {"resize_width": width, "resize_height": height, "crop_left": 0, "crop_top": 0}
+    original = {"original_width": width, "original_height": height, "flipped": False}
+    content = pixels.content_hash(image)
+    return {**target, "role": "condition", "path": name, "content": content, **geometry, **original}
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a whole picture is there."""
+    if not path.is_file():
+        return False
+    try:
+        pixels.open_rgb(path.read_bytes())
+    except pixels.UnreadableImageError:
+        path.unlink()
+        return False
+    return True
+
+
+def _bar(missing: Sequence[Any] | Mapping[str, Any]) -> Any:
+    return tqdm(total=len(missing), desc="make_conditions", unit="picture", disable=not missing)
