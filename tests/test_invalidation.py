@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages import encode_captions
+from stages.artifacts import read_table
 from stages.encode_images import stage as encode_images
 from stages.params.read import read
 from tests import invalidation
@@ -85,5 +86,5 @@ def test_the_keys_are_those_that_the_stage_writes(monkeypatch, tmp_path):
     with invalidation.world() as made:
         state = made.run()
         encode_images.run(read(encode_images.Params))
-        table = encode_images.read_table(encode_images.Artifacts().latents, "latents")
+        table = read_table(encode_images.Artifacts().latents, "latents")
     assert len(set(table["key"].to_pylist())) == len(state.rows["encode_images"])
