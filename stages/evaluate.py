@@ -13,6 +13,7 @@ from stages.contact_sheet import Cell, Section, write_sheet
 from stages.generation import Picture, Sampling, base_records, generate, load_generator
 from stages.judges import JUDGES, Examination
 from stages.judges.verdict import Question, Reading
+from stages.kept_region import kept_errors
 from stages.params.outputs import Evaluate
 from stages.params.read import key
 from stages.params.tracking import Tracking
@@ -121,11 +122,10 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
         sampler=params.sampler,
         time_offset=read_json(artifacts.summary)["time_offset"],
     )
-    pictures = generate(
-        generator, exam.questions, sampling, "evaluate", judge_folder(params.evaluate)
-    )
+    folder = judge_folder(params.evaluate)
+    pictures = generate(generator, exam.questions, sampling, "evaluate", folder)
     readings = exam.read(pictures)
-    metrics = exam.metrics(readings)
+    metrics = exam.metrics(readings) | kept_errors(generator, exam.questions, pictures, folder)
     return Judged(exam.questions, pictures, readings, metrics, exam.summary(metrics))
 
 
@@ -137,7 +137,8 @@ def write_readings(judged: Judged, artifacts: Artifacts) -> None:
         for r in readings
     ]
     write_csv(artifacts.judged, JUDGED_HEADER, rows)
-    write_csv(artifacts.confusion, CONFUSION_HEADER, [(r.label, r.read) for r in readings])
+    digits = [(r.label, r.read) for r in readings if r.kind == "digit"]
+    write_csv(artifacts.confusion, CONFUSION_HEADER, digits)
 
 
 def sections(judged: Judged) -> list[Section]:

@@ -33,6 +33,7 @@ class Reading:
     box: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the picture
     label: str
     read: str
+    kind: str = "digit"  # of what was read; others than digits are no digits to confuse
 
     @property
     def correct(self) -> bool:
