@@ -20,10 +20,14 @@ from stages.params.training import Training
 SHARED = ("batch_sizes.py", "randomness.py")  # of stages: what decides a batch, for others too
 UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never trains
     "__init__.py",
+    "adapters/attach.py",
     "autoencoders",
     "checkpoints/convert.py",
     "checkpoints/digest.py",
-    "checkpoints/layouts",
+    "checkpoints/layouts/clip.py",
+    "checkpoints/layouts/places.py",
+    "checkpoints/layouts/text.py",
+    "checkpoints/layouts/vae.py",
     "checkpoints/single_file.py",
     "create.py",
     "process/ddpm_paths.py",

@@ -21,7 +21,11 @@ from modelzoo.adapters.adapter import (
     scale_adapters,
     without_adapters,
 )
+from modelzoo.adapters.attach import attach
 from modelzoo.adapters.files import load_adapters, save_adapters
+from modelzoo.adapters.pairs import pairs_of, read_pairs, to_diffusers, to_kohya
+from modelzoo.checkpoints.stream import MemorySource
+from modelzoo.checkpoints.write import write_safetensors
 from modelzoo.denoiser import Denoiser, init_denoiser
 from modelzoo.families import FAMILIES
 from tests import toys
@@ -252,3 +256,90 @@ def test_merged_weights_predict_the_same_without_adapters(kind):
     merge_adapters(denoiser.network)
     assert denoiser.network.state_dict().keys() == names
     torch.testing.assert_close(predict(denoiser, "sd3"), expected, atol=1e-5, rtol=0)
+
+
+def saved(tensors: dict[str, Tensor], path: Path) -> Path:
+    write_safetensors(MemorySource(tensors, str(path), "LoRA"), path, {"format": "pt"})
+    return path
+
+
+def component(family: str) -> str:
+    return "unet" if family == "sdxl" else "transformer"
+
+
+@pytest.mark.parametrize("form", ["diffusers", "kohya"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pairs_written_in_a_form_give_the_same_prediction_when_read(tmp_path, family, form):
+    denoiser = with_adapters(family, ["all-linear"], ranks={"to_k": 3})
+    randomise(denoiser)
+    pairs = pairs_of(denoiser.network)
+    if form == "kohya":
+        tensors = to_kohya(pairs, denoiser.network, family)
+        assert all(name.startswith("lora_unet_") for name in tensors)
+    else:
+        tensors = to_diffusers(pairs, component(family))
+    plain = base(family)
+    found = read_pairs(saved(tensors, tmp_path / "a.safetensors"), plain.network, family)
+    assert found.keys() == pairs.keys()
+    attach(plain.network, found)
+    torch.testing.assert_close(
+        predict(plain, family), predict(denoiser, family), atol=1e-5, rtol=1e-5
+    )
+
+
+def diffusers_transformer(family: str, denoiser: Denoiser) -> Any:
+    import diffusers
+
+    kind = getattr(diffusers, denoiser.NETWORK.__name__)
+    network = kind.from_config(denoiser.config.to_dict())
+    network.load_state_dict(denoiser.network.state_dict())
+    return network.eval()
+
+
+PIPELINES = {
+    "sdxl": "StableDiffusionXLPipeline",
+    "flux": "FluxPipeline",
+    "flux2": "Flux2Pipeline",
+    "sd3": "StableDiffusion3Pipeline",
+}
+READ_BY_DIFFUSERS = [
+    *((family, "diffusers", False) for family in FAMILIES),
+    *((family, "kohya", False) for family in ("sdxl", "flux", "flux2")),
+    ("flux2", "diffusers", True),
+    ("sdxl", "diffusers", True),
+]
+
+
+@pytest.mark.parametrize(("family", "form", "use_dora"), READ_BY_DIFFUSERS)
+def test_diffusers_loads_every_key_and_predicts_the_same(tmp_path, family, form, use_dora):
+    import diffusers
+
+    chosen = None
+    if (family, form) == ("flux", "kohya"):  # diffusers knows linear1 of the released width alone
+        chosen = [r"transformer_blocks\.0\.attn\..*", r"single_transformer_blocks\.0\.proj_out"]
+    denoiser = with_adapters(family, chosen, use_dora=use_dora, ranks={"to_k": 3})
+    randomise(denoiser)
+    pairs = pairs_of(denoiser.network)
+    tensors = (
+        to_kohya(pairs, denoiser.network, family)
+        if form == "kohya"
+        else to_diffusers(pairs, component(family))
+    )
+    file = saved(tensors, tmp_path / "pytorch_lora_weights.safetensors")
+    plain = base(family)
+    network = diffusers_transformer(family, plain)
+    pipeline = getattr(diffusers, PIPELINES[family])
+    asked = {"unet_config": network.config} if family == "sdxl" else {}
+    state = pipeline.lora_state_dict(file, **asked)
+    state, alphas = state if isinstance(state, tuple) else (state, None)
+    into = getattr(pipeline, f"load_lora_into_{component(family)}")
+    into(state, alphas, network) if family in ("sdxl", "flux") else into(state, network)
+    loaded = {name for name, _ in network.named_parameters() if ".lora_" in name}
+    assert len(loaded) == len(adapter_parameters(denoiser.network))
+    network.fuse_lora()
+    network.unload_lora()
+    ours = base(family)
+    ours.network.load_state_dict(network.state_dict())
+    torch.testing.assert_close(
+        predict(ours, family), predict(denoiser, family), atol=1e-5, rtol=1e-5
+    )

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from modelzoo.adapters.adapter import adapted, without_adapters
+from modelzoo.adapters.found import digest
+from modelzoo.adapters.pairs import pairs_of, to_diffusers, to_kohya
 from modelzoo.denoiser import load_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
 from stages.base_record import read_record
@@ -152,3 +154,46 @@ def test_a_pattern_that_fits_nothing_is_refused_before_training(workspace):
     with pytest.raises(ValueError, match=r"'to_qq' fits no layer .* nearest are .*'to_q'"):
         run(lora(workspace, lora={"target_modules": ["to_qq"]}))
     assert not workspace.output.exists()
+
+
+def start(workspace, place, **changes):
+    given = {"init_from": str(place), "init_digest": digest(place), **changes}
+    return create_trainer(lora(workspace, steps=3, lora=given))
+
+
+@pytest.mark.parametrize("form", ["ours", "diffusers", "kohya"])
+def test_training_goes_on_from_a_lora_in_any_form(workspace, tmp_path, form):
+    trainer = create_trainer(lora(workspace, steps=3))
+    trainer.fit()
+    network = trainer.state.model.denoiser.network
+    place = tmp_path / "given.safetensors"
+    if form == "ours":
+        place = Path(shutil.copytree(workspace.output / "weights", tmp_path / "given"))
+    elif form == "diffusers":
+        save_file(to_diffusers(pairs_of(network), "transformer"), place)
+    else:
+        save_file(to_kohya(pairs_of(network), network, "flux2"), place)
+    begun = start(workspace, place, alpha=1.0)  # another scale, the same update
+    found = pairs_of(begun.state.model.denoiser.network)
+    for name, pair in pairs_of(network).items():
+        torch.testing.assert_close(found[name].up @ found[name].down, pair.up @ pair.down)
+
+
+def test_a_lora_of_another_family_rank_or_content_is_refused(workspace, tmp_path):
+    place = tmp_path / "given.safetensors"
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    halves = {"lora_A": torch.ones(2, 16), "lora_B": torch.ones(16, 2)}
+    save_file({f"{name}.{half}.weight": tensor for half, tensor in halves.items()}, place)
+    start(workspace, place)
+    with pytest.raises(ValueError, match=r"has rank 2, but training\.lora\.rank gives it 3"):
+        start(workspace, place, rank=3)
+    with pytest.raises(ValueError, match=r"target_modules leaves out, such as .*to_q'"):
+        start(workspace, place, target_modules=["to_k"])
+    with pytest.raises(ValueError, match=r"is not what it was when params\.yaml was written"):
+        start(workspace, place, init_digest="0" * 64)
+    save_file({"unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 4)}, place)
+    with pytest.raises(ValueError, match=r"is no layer of model\.type 'flux2': give a LoRA of th"):
+        start(workspace, place)
+    save_file({"transformer_blocks.0.attn.to_q.weight": torch.ones(2, 4)}, place)
+    with pytest.raises(ValueError, match=r"belongs to no LoRA: give a LoRA of 'flux2'"):
+        start(workspace, place)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from modelzoo.adapters.adapter import Adapter, adapter_parameters, add_adapters
 from modelzoo.adapters.files import save_adapters
+from modelzoo.adapters.found import digest
+from modelzoo.adapters.start import start_from
 from modelzoo.adapters.targets import patterns
 from modelzoo.denoiser import Denoiser
 from modelzoo.families import FAMILIES
@@ -62,11 +64,6 @@ def add(denoiser: Denoiser, lora: methods.Lora, seed: int) -> None:
     Raises:
         ValueError: A pattern fits no layer, or `init_from` is of another model.
     """
-    if lora.init_from is not None:
-        raise ValueError(
-            f"training.lora.init_from: {lora.init_from!r} given, but no LoRA can be gone on from "
-            "yet: set null"
-        )
     family = next(name for name, kind in FAMILIES.items() if kind.denoiser is type(denoiser))
     adapter = Adapter(
         kind=lora.kind,
@@ -79,6 +76,15 @@ def add(denoiser: Denoiser, lora: methods.Lora, seed: int) -> None:
         alphas={row.modules: row.alpha or lora.alpha for row in lora.rank_pattern},
     )
     add_adapters(denoiser.network, adapter, patterns(family, lora.target_modules), seed)
+    if lora.init_from is None:
+        return
+    place = Path(lora.init_from)
+    if digest(place) != lora.init_digest:
+        raise ValueError(
+            f"training.lora.init_from: {lora.init_from!r} is not what it was when params.yaml was "
+            "written: write it again with `python -m stages.params use FILE [key=value ...]`"
+        )
+    start_from(denoiser.network, family, place)
 
 
 @contextmanager
