@@ -1,0 +1,121 @@
+"""Run the experiments that show that each method learns, and print what each reached: `make gym`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from flows.demo import EXPERIMENTS, METRICS, run, worktree
+
+BASES = Path("data/bases")  # in an experiment's worktree: what the demo of that name exported
+EXPORT = Path("data/export")
+PREFIX = "gym_"  # how the names of these experiments begin
+SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a metric of an experiment must reach."""
+
+    metric: str
+    sign: str  # one of SIGNS
+    value: float
+
+    def is_met(self, metrics: Mapping[str, float]) -> bool:
+        """Say whether it does; a metric that is missing does not."""
+        return self.metric in metrics and SIGNS[self.sign](metrics[self.metric], self.value)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.sign} {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of an experiment."""
+
+    name: str
+    metrics: Mapping[str, float]  # none where it failed
+    seconds: float
+
+    def missed(self) -> list[Goal]:
+        """Return the goals that it does not reach."""
+        return [goal for goal in GOALS[self.name] if not goal.is_met(self.metrics)]
+
+
+GOALS: Mapping[str, tuple[Goal, ...]] = {}
+
+
+def main() -> int:
+    """Run all experiments, or those named; return 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(prog="python -m flows.gym", description=__doc__)
+    parser.add_argument("experiments", nargs="*", help="names of files in params/experiments")
+    names = parser.parse_args().experiments or sorted(GOALS)
+    if unknown := sorted(set(names) - set(GOALS)):
+        print(f"gym: there is no {unknown[0]!r}; use some of {sorted(GOALS)!r}", file=sys.stderr)  # noqa: T201
+        return 1
+    results = []
+    for name in names:
+        results.append(train(name))
+        show(results)
+    return int(any(result.missed() for result in results))
+
+
+def train(name: str) -> Result:
+    """Reproduce an experiment in a worktree of its own, and the base it begins with before."""
+    start = time.monotonic()
+    try:
+        folder = worktree(name)
+        supply_base(folder)
+        run(folder, "-m", "dvc", "repro")
+    except subprocess.CalledProcessError:  # it has said why
+        return Result(name, {}, time.monotonic() - start)
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    return Result(name, metrics, time.monotonic() - start)
+
+
+def supply_base(folder: Path) -> None:
+    """Copy the base that an experiment names to its worktree, and make it first where it is not.
+
+    Raises:
+        CalledProcessError: the base could not be made; it has said why.
+    """
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    given = params["model"]["pretrained_path"]
+    if given is None or not Path(given).is_relative_to(BASES):
+        return
+    demo = worktree(Path(given).name)
+    run(demo, "-m", "dvc", "repro")
+    shutil.rmtree(folder / given, ignore_errors=True)
+    shutil.copytree(demo / EXPORT, folder / given)
+
+
+def show(results: Iterable[Result]) -> None:
+    """Print the table of what was reached."""
+    table = Table("experiment", "goal", "reached", "met", "seconds", title="gym")
+    for result in results:
+        for place, goal in enumerate(GOALS[result.name]):
+            value = result.metrics.get(goal.metric)
+            table.add_row(
+                result.name if place == 0 else "",
+                str(goal),
+                "none" if value is None else f"{value:.3f}",
+                "yes" if goal.is_met(result.metrics) else "NO",
+                f"{result.seconds:.0f}" if place == 0 else "",
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
