@@ -1,4 +1,4 @@
-"""Run the experiments that show that each method learns, and print what each reached: `make gym`."""
+"""Run the experiments that show that each method learns, and print what they reached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from flows.demo import EXPERIMENTS, METRICS, run, worktree
+from flows.demo import METRICS, run, worktree
 
 BASES = Path("data/bases")  # in an experiment's worktree: what the demo of that name exported
 EXPORT = Path("data/export")

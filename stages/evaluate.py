@@ -14,6 +14,7 @@ from stages.generation import Picture, Sampling, base_records, generate, load_ge
 from stages.judges import JUDGES, Examination
 from stages.judges.verdict import Question, Reading
 from stages.kept_region import kept_errors
+from stages.paired_gain import paired_gain
 from stages.params.outputs import Evaluate
 from stages.params.read import key
 from stages.params.tracking import Tracking
@@ -47,6 +48,7 @@ class Artifacts:
     """The trained model, and what is found out about it."""
 
     trained: Path = Path("data/train/weights")
+    by_item: Path = Path("data/train/curves/val_loss_by_item.csv")
     summary: Path = Path("data/train/summary.json")
     base: Path = Path("data/base")
     metrics: Path = Path("data/evaluate/metrics.json")
@@ -81,7 +83,13 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     if judge is not None:
         exam = JUDGES[judge].prepare(judge_folder(params.evaluate), params.evaluate.num_prompts)
         judged = examine(exam, params, artifacts)
-    losses = {name: summary[name] for name in ("val_loss", "val_loss_base")}
+    gain = paired_gain(artifacts.by_item)
+    losses = {
+        "val_loss": summary["val_loss"],
+        "val_loss_base": summary["val_loss_base"],
+        "val_gain": gain.mean,
+        "val_gain_low": gain.low,
+    }
     metrics = {name: rounded(value) for name, value in {**judged.metrics, **losses}.items()}
     write_readings(judged, artifacts)
     title = f"{params.name}: {judged.line}"

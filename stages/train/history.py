@@ -43,6 +43,7 @@ class ValidationRow(NamedTuple):
     step: int
     loss: float
     by_t: list[float]
+    by_item: list[float]  # means over t, in the order of the validation's items
 
 
 @dataclass

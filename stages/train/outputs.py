@@ -33,6 +33,7 @@ class Report:
 
     fingerprint: str
     times: Sequence[float]  # of the validation grid
+    items: Sequence[str]  # of the validation grid
     visits: Mapping[str, int]  # how often each sample was trained on
     losses: Mapping[str, MeanLosses]  # of the samples that were
 
@@ -43,7 +44,7 @@ def write_outputs(folder: Path, state: TrainState, method: Method, report: Repor
         staged.mkdir()
         with state.evaluation() as model:
             method.save(model, staged / "weights")
-        _write_curves(staged / "curves", state.history, report.times)
+        _write_curves(staged / "curves", state.history, report)
         _write_ledger(staged / "ledger.parquet", report)
         write_json(staged / "summary.json", _summary(state, report))
 
@@ -61,12 +62,15 @@ def _summary(state: TrainState, report: Report) -> dict[str, object]:
     }
 
 
-def _write_curves(folder: Path, history: History, times: Sequence[float]) -> None:
+def _write_curves(folder: Path, history: History, report: Report) -> None:
     write_csv(folder / "loss.csv", ["step", "loss", "lr", "grad_norm"], history.losses)
     validations = [(row.step, row.loss) for row in history.validations]
     write_csv(folder / "val_loss.csv", ["step", "val_loss"], validations)
-    by_t = zip(times, history.validations[0].by_t, history.validations[-1].by_t, strict=True)
+    first, last = history.validations[0], history.validations[-1]
+    by_t = zip(report.times, first.by_t, last.by_t, strict=True)
     write_csv(folder / "val_loss_by_t.csv", ["t", "base", "trained"], by_t)
+    by_item = sorted(zip(report.items, first.by_item, last.by_item, strict=True))
+    write_csv(folder / "val_loss_by_item.csv", ["item", "base", "trained"], by_item)
 
 
 def _write_ledger(path: Path, report: Report) -> None:

@@ -145,9 +145,13 @@ class Trainer:
     def _write(self, run: Run) -> None:
         output = self.artifacts.output
         samples = self.batches.samples
-        visits = samples.by_sample(self.batches.order.visits(self.plan.steps))
-        losses = self.state.history.samples.by_sample(samples.sample_of_name)
-        report = Report(self.fingerprint, self.validation.times, visits, losses)
+        report = Report(
+            fingerprint=self.fingerprint,
+            times=self.validation.times,
+            items=self.validation.names,
+            visits=samples.by_sample(self.batches.order.visits(self.plan.steps)),
+            losses=self.state.history.samples.by_sample(samples.sample_of_name),
+        )
         write_outputs(output, self.state, self.method, report)
         for name in ("summary.json", "curves"):
             run.log_artifact(output / name, name.partition(".")[0])

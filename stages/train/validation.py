@@ -31,27 +31,37 @@ class Validation:
     batch_sizes: Mapping[str, int]  # by bucket
 
     def measure(self, state: TrainState) -> ValidationRow:
-        """Return the mean loss of the weights that would be kept, over the grid and by t."""
-        sums = torch.zeros(len(self.times), dtype=torch.float64, device=state.device)
+        """Return the mean loss of the weights that would be kept: over the grid, by t, by item."""
+        places = {name: place for place, name in enumerate(self.names)}
+        grid = torch.zeros(len(self.times), len(places), dtype=torch.float64, device=state.device)
         with state.evaluation() as model:
-            for place, t in enumerate(self.times):
-                for batch in self._batches(place, t, state.device, state.peers):
-                    sums[place] += self.method.losses(model, batch).double().sum()
-        num_items = int((self.samples.sample_of < self.num_images).sum())
-        means = (state.peers.add(sums) / num_items).tolist()
-        return ValidationRow(state.step, sum(means) / len(means), means)
+            for row, t in enumerate(self.times):
+                for batch in self._batches(row, t, state.device, state.peers):
+                    columns = [places[name] for name in batch.names]
+                    grid[row, columns] = self.method.losses(model, batch).double()
+        grid = state.peers.add(grid)
+        by_t = grid.mean(1).tolist()
+        return ValidationRow(state.step, sum(by_t) / len(by_t), by_t, grid.mean(0).tolist())
+
+    @property
+    def names(self) -> list[str]:
+        """Name the items in the order of `ValidationRow.by_item`."""
+        return [self.samples.names[item] for _, chosen in self._chosen() for item in chosen]
 
     def _batches(
         self, place: int, t: float, device: torch.device, peers: Peers = Peers()
     ) -> Iterator[Batch]:
         """Yield the grid's batches at one time, or those of this process."""
         turn = place
-        for name, bucket in self.samples.buckets.items():
-            chosen = bucket[self.samples.sample_of[bucket] < self.num_images]
+        for name, chosen in self._chosen():
             size = self.batch_sizes[name]
             for start in range(0, len(chosen), size):
                 if peers.owns(turn := turn + 1):
                     yield self._batch(chosen[start : start + size], place, t).to(device)
+
+    def _chosen(self) -> Iterator[tuple[str, Indices]]:
+        for name, bucket in self.samples.buckets.items():
+            yield name, bucket[self.samples.sample_of[bucket] < self.num_images]
 
     def _batch(self, items: Indices, place: int, t: float) -> Batch:
         names = tuple(self.samples.names[item] for item in items)

@@ -11,10 +11,12 @@ import pytest
 from stages import evaluate
 from stages.contact_sheet import Section
 from stages.judges.verdict import Question, Reading
+from stages.paired_gain import PairedGain, paired_gain
 from stages.params.outputs import Evaluate
 from stages.params.tracking import Tracking
 
-KEYS = {"digit_accuracy", "digits_judged", "judge_accuracy_real", "val_loss", "val_loss_base"}
+LOSSES = {"val_loss", "val_loss_base", "val_gain", "val_gain_low"}
+KEYS = {"digit_accuracy", "digits_judged", "judge_accuracy_real", *LOSSES}
 
 
 def run(judge: str | None, folder: Path | None, num_prompts: int | None = None) -> dict[str, Any]:
@@ -51,6 +53,8 @@ def test_the_judge_reads_generated_pictures(
     assert metrics.keys() >= KEYS
     assert metrics["digits_judged"] == 15
     assert metrics["val_loss"] == 0.123457
+    assert metrics["val_gain"] == 1.5
+    assert metrics["val_gain_low"] == pytest.approx(1.5 - 4.302653 * 0.5 / 3**0.5, abs=1e-6)
     judged = rows("judged.csv")
     assert len(judged) == 15
     right = sum(int(row["correct"]) for row in judged)
@@ -64,7 +68,7 @@ def test_the_judge_reads_generated_pictures(
 
 
 def test_without_a_judge_there_are_losses_and_every_output(data: Path) -> None:
-    assert run(None, None).keys() == {"val_loss", "val_loss_base"}
+    assert run(None, None).keys() == LOSSES
     assert (rows("judged.csv"), rows("confusion.csv")) == ([], [])
     assert (data / "evaluate" / "grid.png").is_file()
 
@@ -89,3 +93,8 @@ def test_wrong_readings_are_noted_and_framed_where_they_are() -> None:
     assert section.heading == "64 x 32 pixels: 1 of 2 read wrongly"
     assert [cell.note for cell in section.cells] == ["2 read as 7", ""]
     assert section.cells[0].frames == ((32, 0, 64, 32),)
+
+
+def test_one_picture_alone_has_no_interval(tmp_path):
+    (tmp_path / "one.csv").write_text("item,base,trained\na,2.0,0.5\n")
+    assert paired_gain(tmp_path / "one.csv") == PairedGain(1.5, None, None)
