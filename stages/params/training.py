@@ -26,6 +26,16 @@ class Checkpoint:
 
     every: int = number(500, at_least=1)  # optimizer steps
     keep: int = number(2, at_least=1)  # newest ones kept
+    keep_best: bool = False  # the one of the lowest validation loss too
+    use: str = choice("last", "last", "best")  # whose weights are the training's outcome
+
+    def __post_init__(self) -> None:
+        """Refuse to use what is not kept."""
+        if self.use == "best" and not self.keep_best:
+            raise ValueError(
+                "training.checkpoint.use: 'best' given, but training.checkpoint.keep_best is "
+                "false: set it to true"
+            )
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class Training:
     ema: Ema | None = None  # null: the trained weights themselves are kept
     validation: Validation = Validation()  # the watched loss
     checkpoint: Checkpoint = Checkpoint()  # for resuming
+    max_bad_steps: int = number(3, at_least=1)  # in a row, after which training ends: NaN, or ...
+    explosion_factor: float | None = number(None, above=1)  # ... so many times the usual loss
     log_every: int = number(10, at_least=1)  # optimizer steps
     kontext: Kontext | None = None  # only with its mode of editing, which has defaults
     allow_distilled: bool = False  # full fine-tuning of a base distilled to few steps

@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stages.params.training import Checkpoint
 from stages.rows.location import EXPERIMENTS
+from stages.train.history import History
 from stages.train.lock import free
 from stages.train.progress import say
 from stages.train.state import TrainState
@@ -46,9 +48,9 @@ class Checkpoints:
     Of several processes the first writes, and all read, from a disk that their nodes share.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, settings: Checkpoint) -> None:
         self.folder = folder
-        self.keep = keep
+        self.settings = settings
 
     def restore(self, state: TrainState) -> None:
         """Continue `state` from the newest checkpoint that is whole; leave it if there is none."""
@@ -66,22 +68,69 @@ class Checkpoints:
         for partial in self.folder.glob(".*.partial"):
             shutil.rmtree(partial)
         for path in self._newest_first():
-            try:
-                return _read(path)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
-                say(f"warning: {path} is damaged ({error}) and is removed; trying the one before")
-                shutil.rmtree(path)
+            content = _whole(path)
+            if content is None:
+                continue
+            if self.settings.use == "best" and not self._has_best_of(content):
+                say(f"{self.folder} did not keep its best checkpoint, so training starts anew")
+                break
+            return content
+        for path in self._newest_first():
+            shutil.rmtree(path)
         return None
 
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint, unless the weights are unsound; then remove the oldest ones.
+    def _has_best_of(self, content: Content) -> bool:
+        """Return whether the best of the steps so far is there."""
+        history = History()
+        history.load(content.facts["history"])
+        step = history.best_step
+        return step is None or ((path := self._best(step)).exists() and _whole(path) is not None)
+
+    def save(self, state: TrainState, is_last: bool = False) -> None:
+        """Write a checkpoint, unless the step was bad; then remove the oldest ones.
+
+        A last step whose loss is far above the usual is saved all the same: it ends nothing.
 
         Raises:
             ValueError: The disk has too little room, or training has diverged.
         """
-        if not state.history.settle(state.step):
-            return
-        path = self.folder / f"step-{state.step:08d}"
+        if state.history.settle(state.step) or (is_last and state.history.bad.is_finite):
+            self._write(self.folder / f"step-{state.step:08d}", state)
+            for old in list(self._newest_first())[self.settings.keep :]:
+                shutil.rmtree(old)
+
+    def save_best(self, state: TrainState) -> None:
+        """Keep the checkpoint of the lowest validation loss so far, and no other such.
+
+        Raises:
+            ValueError: The disk has too little room, or training has diverged.
+        """
+        state.history.settle(state.step)
+        if state.history.best_step == state.step:
+            path = self._best(state.step)
+            self._write(path, state)
+            for old in self.folder.glob("best-*"):
+                if old != path and state.peers.is_first:
+                    shutil.rmtree(old)
+
+    def take_best(self, state: TrainState) -> int:
+        """Put the weights of the lowest validation loss into `state`; return their step.
+
+        Raises:
+            ValueError: Their checkpoint is damaged.
+        """
+        step, last = state.history.best_step, state.step
+        assert step is not None, "the last step is validated, and its loss is finite"
+        content, curves = _read(self._best(step)), state.history.to_json()
+        state.load(content.files, content.facts)
+        state.history.load(curves)
+        state.step = last
+        return step
+
+    def _best(self, step: int) -> Path:
+        return self.folder / f"best-{step:08d}"
+
+    def _write(self, path: Path, state: TrainState) -> None:
         if not state.peers.is_first or path.exists():
             return
         self.require_space(state)
@@ -98,8 +147,6 @@ class Checkpoints:
             _to_disk(file)
         os.rename(partial, path)
         _to_disk(self.folder)
-        for old in list(self._newest_first())[self.keep :]:
-            shutil.rmtree(old)
 
     def finish(self) -> None:
         """Keep the newest checkpoint, from which a re-run ends at once; forget old trainings."""
@@ -121,7 +168,8 @@ class Checkpoints:
         weights = sum(
             t.nbytes for name in files.keys() - {"optimizer"} for t in files[name].values()
         )
-        num_more = max(1, self.keep + 1 - len(list(self._newest_first())))
+        num_more = max(1, self.settings.keep + 1 - len(list(self._newest_first())))
+        num_more += self.settings.keep_best
         needed, available = num_more * (slots + weights), shutil.disk_usage(self.folder).free
         if needed > available:
             raise ValueError(
@@ -144,6 +192,16 @@ def _read(path: Path) -> Content:
             raise ValueError(f"the checksum of {name} is wrong")
     files = {name.removesuffix(".safetensors"): load_file(path / name) for name in facts["files"]}
     return Content(path, files, facts)
+
+
+def _whole(path: Path) -> Content | None:
+    """Read a checkpoint; remove it where it is damaged."""
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        say(f"warning: {path} is damaged ({error}) and is removed; trying the one before")
+        shutil.rmtree(path)
+        return None
 
 
 def _checksum(path: Path) -> int:

@@ -44,7 +44,7 @@ def fingerprint(
     """Hash the data, the base, the parameters and the code that training depends on (sha256 hex).
 
     Code counts, or a checkpoint of the code before an edit would pass for the edited code's.
-    How often checkpoints are written does not count.
+    How often checkpoints are written and which is used does not count: the training is the same.
 
     Args:
         tables: The manifests of latents, prompts and captions.
@@ -63,6 +63,13 @@ def fingerprint(
         "torch": torch.__version__.partition("+")[0],  # whichever wheel
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def outcome(fingerprint: str, use: str) -> str:
+    """Return the fingerprint of the weights that are used: the last ones have the training's."""
+    if use == "last":
+        return fingerprint
+    return hashlib.sha256(f"{fingerprint} {use}".encode()).hexdigest()
 
 
 def code() -> list[Path]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from stages.train.bad_steps import BadSteps
 from stages.train.sample_losses import SampleLosses
-
-MAX_BAD_STEPS = 3  # consecutive steps without a finite loss, after which training stops
-MAX_NAMED = 8  # items in an error message
 
 
 class Metrics(NamedTuple):
@@ -53,8 +51,7 @@ class History:
     losses: list[LossRow] = field(default_factory=list)
     validations: list[ValidationRow] = field(default_factory=list)
     window: list[tuple[float, float]] = field(default_factory=list)  # loss, grad norm of each step
-    num_bad: int = 0  # latest steps without a finite loss, in a row
-    bad_names: tuple[str, ...] = ()  # items of the first of those
+    bad: BadSteps = field(default_factory=BadSteps)
     skips_overflow: bool = False  # fp16: a step whose gradient overflows is not taken
     samples: SampleLosses = field(default_factory=SampleLosses)
     _unread: list[Metrics] = field(default_factory=list)
@@ -67,22 +64,19 @@ class History:
         """Read what the device has computed up to `step`; return whether the weights are sound.
 
         Raises:
-            ValueError: The last steps had no finite loss.
+            ValueError: Too many steps in a row were bad.
         """
         if not self._unread:
-            return self.num_bad == 0
+            return self.bad.num == 0
         for metrics, (loss, grad_norm), losses, times in _read(self._unread):
             self.samples.add(metrics.names, losses, times)
             self.window.append((loss, grad_norm))
-            if math.isfinite(loss) and (math.isfinite(grad_norm) or self.skips_overflow):
-                self.num_bad = 0
-                continue
-            self.bad_names = self.bad_names if self.num_bad else metrics.names
-            self.num_bad += 1
+            is_finite = math.isfinite(loss) and (math.isfinite(grad_norm) or self.skips_overflow)
+            self.bad.add(loss, is_finite, metrics.names)
         self._unread = []
-        if self.num_bad >= MAX_BAD_STEPS:
-            raise ValueError(self.divergence(step))
-        return self.num_bad == 0
+        if self.bad.are_too_many:
+            raise ValueError(self.bad.message(step))
+        return self.bad.num == 0
 
     def close_window(self, step: int, lr: float) -> None:
         """Add a row to the loss curve: the means since the last one."""
@@ -99,28 +93,22 @@ class History:
             "validations": self.validations,
             "window": self.window,
             "samples": self.samples.to_json(),
+            "recent": self.bad.recent,
         }
 
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> History:
-        """Undo `to_json`; only sound states are saved, so no step is bad."""
-        return cls(
-            losses=[LossRow(*row) for row in plain["losses"]],
-            validations=[ValidationRow(*row) for row in plain["validations"]],
-            window=[(loss, grad_norm) for loss, grad_norm in plain["window"]],
-            samples=SampleLosses.from_json(plain["samples"]),
-        )
+    def load(self, plain: dict[str, Any]) -> None:
+        """Undo `to_json`; only sound states are gone on from, so no step is bad."""
+        self.losses = [LossRow(*row) for row in plain["losses"]]
+        self.validations = [ValidationRow(*row) for row in plain["validations"]]
+        self.window = [(loss, grad_norm) for loss, grad_norm in plain["window"]]
+        self.samples = SampleLosses.from_json(plain["samples"])
+        self.bad = replace(self.bad, num=0, is_finite=True, recent=plain["recent"])
 
-    def divergence(self, step: int) -> str:
-        """Say since when the loss is not finite, and with which samples that began."""
-        named = ", ".join(self.bad_names[:MAX_NAMED])
-        more = len(self.bad_names) - MAX_NAMED
-        return (
-            f"training diverged: the loss or its gradient is not finite since step "
-            f"{step - self.num_bad + 1}, which trained on samples {named}"
-            f"{f' and {more} more' if more > 0 else ''}: lower training.learning_rate or raise "
-            "training.lr_schedule.warmup_steps, or look at these samples"
-        )
+    @property
+    def best_step(self) -> int | None:
+        """The step, after the base's, with the lowest validation loss; None: there is none."""
+        rows = [row for row in self.validations if row.step > 0 and math.isfinite(row.loss)]
+        return min(rows, key=lambda row: row.loss).step if rows else None
 
 
 def _read(

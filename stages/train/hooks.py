@@ -86,6 +86,15 @@ def save(checkpoints: Checkpoints) -> Hook:
     return hook
 
 
+def keep_best(checkpoints: Checkpoints) -> Hook:
+    """Keep the checkpoint of the lowest validation loss, after a validation."""
+
+    def hook(state: TrainState, metrics: Metrics) -> None:
+        checkpoints.save_best(state)
+
+    return hook
+
+
 def stop(stopping: Stopping, checkpoints: Checkpoints) -> Hook:
     """Save and leave the process with the signal's exit code, once one has come."""
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from stages.artifacts import staging, write_csv, write_json
 from stages.tables import SCHEMA_VERSION
-from stages.train.history import History
+from stages.train.history import History, ValidationRow
 from stages.train.method import Method
 from stages.train.sample_losses import MeanLosses
 from stages.train.state import TrainState
@@ -32,6 +32,7 @@ class Report:
     """What is said of a training beside its weights."""
 
     fingerprint: str
+    weights_step: int  # after which the weights were as they are written
     times: Sequence[float]  # of the validation grid
     items: Sequence[str]  # of the validation grid
     visits: Mapping[str, int]  # how often each sample was trained on
@@ -50,15 +51,17 @@ def write_outputs(folder: Path, state: TrainState, method: Method, report: Repor
 
 
 def _summary(state: TrainState, report: Report) -> dict[str, object]:
-    validations, editing = state.history.validations, state.model.editing
+    editing = state.model.editing
+    base, kept = _validations(state.history, report)
     return {
         "fingerprint": report.fingerprint,
         "num_images": len(report.visits),  # that could be trained on
         "num_parameters": sum(p.numel() for p in state.trainable.values()),
         "steps": state.step,
         "time_offset": None if editing is None else editing.time_offset,  # None: the family's own
-        "val_loss": validations[-1].loss,
-        "val_loss_base": validations[0].loss,
+        "val_loss": kept.loss,
+        "val_loss_base": base.loss,
+        "weights_step": report.weights_step,
     }
 
 
@@ -66,11 +69,17 @@ def _write_curves(folder: Path, history: History, report: Report) -> None:
     write_csv(folder / "loss.csv", ["step", "loss", "lr", "grad_norm"], history.losses)
     validations = [(row.step, row.loss) for row in history.validations]
     write_csv(folder / "val_loss.csv", ["step", "val_loss"], validations)
-    first, last = history.validations[0], history.validations[-1]
-    by_t = zip(report.times, first.by_t, last.by_t, strict=True)
+    base, kept = _validations(history, report)
+    by_t = zip(report.times, base.by_t, kept.by_t, strict=True)
     write_csv(folder / "val_loss_by_t.csv", ["t", "base", "trained"], by_t)
-    by_item = sorted(zip(report.items, first.by_item, last.by_item, strict=True))
+    by_item = sorted(zip(report.items, base.by_item, kept.by_item, strict=True))
     write_csv(folder / "val_loss_by_item.csv", ["item", "base", "trained"], by_item)
+
+
+def _validations(history: History, report: Report) -> tuple[ValidationRow, ValidationRow]:
+    """Return the validation of the base, and that of the weights that are written."""
+    rows = {row.step: row for row in history.validations}
+    return history.validations[0], rows[report.weights_step]
 
 
 def _write_ledger(path: Path, report: Report) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,26 +21,23 @@ from stages.params.roles import roles_read
 from stages.params.tracking import Tracking
 from stages.params.training import Training
 from stages.rows.location import store_root
-from stages.tracking import Run, training_run
-from stages.train import hooks
-from stages.train.batches import Batches, Prefetch
+from stages.train.bad_steps import BadSteps
+from stages.train.batches import Batches
 from stages.train.checkpoints import LOCK, Checkpoints, checkpoint_folder
 from stages.train.editing import editing_of
-from stages.train.fingerprint import fingerprint
+from stages.train.fingerprint import fingerprint, outcome
 from stages.train.lock import held
-from stages.train.loop import every, fit
 from stages.train.method import Method
 from stages.train.methods import METHODS
 from stages.train.objectives import OBJECTIVES
 from stages.train.optimizers import create_optimizer
 from stages.train.order import Order
-from stages.train.outputs import Report, write_outputs
 from stages.train.peers import Peers
-from stages.train.plan import Plan, create_plan, micro_batch_sizes
+from stages.train.plan import create_plan, micro_batch_sizes
 from stages.train.ranks import train_together
 from stages.train.samples import Manifests, open_samples
-from stages.train.signals import Stopping
 from stages.train.state import TrainState
+from stages.train.trainer import Trainer
 from stages.train.validation import Validation
 
 Part = TypeVar("Part")
@@ -75,86 +71,6 @@ class Artifacts:
     images: Path = Path("data/images.parquet")  # for the dataset's digest in MLflow
     params: Path = Path("params.yaml")  # for the parameters in MLflow
     output: Path = Path("data/train")
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """The parts of a training, and how they run."""
-
-    params: Params
-    artifacts: Artifacts
-    fingerprint: str
-    state: TrainState
-    method: Method
-    batches: Batches
-    plan: Plan
-    validation: Validation
-    checkpoints: Checkpoints
-
-    def fit(self) -> None:
-        """Train from the newest checkpoint to the end, and write the outputs.
-
-        Raises:
-            SystemExit: SIGINT or SIGTERM came; a checkpoint is saved.
-            ValueError: The loss is not finite, or the disk is full.
-        """
-        peers = self.state.peers
-        with Stopping() as stopping, self._tracked() as run:
-            self.checkpoints.restore(self.state)
-            if self.state.step < self.plan.steps:
-                self._train(stopping, run)
-            if peers.is_first:
-                hooks.log_curves(run, self.state.history)
-                self._write(run)
-        if peers.is_first:
-            self.checkpoints.finish()
-        peers.leave()
-
-    def _tracked(self) -> AbstractContextManager[Run]:
-        """Open the run in MLflow, in the first process."""
-        if not self.state.peers.is_first:
-            return nullcontext(Run())
-        return training_run(
-            self.params.tracking,
-            self.params.name,
-            self.fingerprint,
-            self.artifacts.params,
-            self.artifacts.images,
-        )
-
-    def _train(self, stopping: Stopping, run: Run) -> None:
-        state, settings, last = self.state, self.params.training, self.plan.steps
-        if state.peers.is_first:
-            self.checkpoints.require_space(state)
-        if not state.history.validations:
-            state.history.validations.append(self.validation.measure(state))  # of the base
-        after_step = [
-            hooks.record,
-            every(settings.log_every, last, hooks.close_window),
-            every(settings.validation.every, last, hooks.validate(self.validation)),
-            every(settings.log_every, last, hooks.track(run)),
-            every(settings.log_every, last, hooks.Teller(state, last)),
-            every(settings.checkpoint.every, last, hooks.save(self.checkpoints)),
-            hooks.stop(stopping, self.checkpoints),
-        ]
-        with Prefetch(self.batches.at, last, state.device) as prefetched:
-            fit(state, self.method, prefetched, self.plan, after_step)
-        if not state.history.settle(state.step):
-            raise ValueError(state.history.divergence(state.step))
-
-    def _write(self, run: Run) -> None:
-        output = self.artifacts.output
-        samples = self.batches.samples
-        report = Report(
-            fingerprint=self.fingerprint,
-            times=self.validation.times,
-            items=self.validation.names,
-            visits=samples.by_sample(self.batches.order.visits(self.plan.steps)),
-            losses=self.state.history.samples.by_sample(samples.sample_of_name),
-        )
-        write_outputs(output, self.state, self.method, report)
-        for name in ("summary.json", "curves"):
-            run.log_artifact(output / name, name.partition(".")[0])
 
 
 def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
@@ -212,7 +128,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     return Trainer(
         params=params,
         artifacts=artifacts,
-        fingerprint=digest,
+        fingerprint=outcome(digest, settings.checkpoint.use),
         state=state,
         method=method,
         batches=Batches(
@@ -233,7 +149,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
             times=settings.validation.timesteps,
             batch_sizes=micro_batch_sizes(splits["validation"].buckets, settings),
         ),
-        checkpoints=Checkpoints(checkpoint_folder(root, digest), settings.checkpoint.keep),
+        checkpoints=Checkpoints(checkpoint_folder(root, digest), settings.checkpoint),
     )
 
 
@@ -257,7 +173,9 @@ def create_state(params: Params, artifacts: Artifacts, method: Method, peers: Pe
         frozen.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
         model.denoiser.network = accelerator.prepare_model(frozen, evaluation_mode=True)
     decay = None if settings.ema is None else settings.ema.decay
-    return TrainState(model, network, trainable, optimizer, accelerator, decay, peers)
+    state = TrainState(model, network, trainable, optimizer, accelerator, decay, peers)
+    state.history.bad = BadSteps(settings.max_bad_steps, settings.explosion_factor)
+    return state
 
 
 def refuse_unread_guidance(guidance: float, denoiser: Denoiser) -> None:

@@ -144,5 +144,5 @@ class TrainState:
         load_slots(self.optimizer, self.trainable, files["optimizer"], facts["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
-        self.history = History.from_json(facts["history"])
+        self.history.load(facts["history"])
         self.step = facts["step"]

@@ -127,7 +127,7 @@ def test_a_finished_training_is_not_repeated_when_its_outputs_are_gone(workspace
     expected = bytes_of(workspace.output)
     shutil.rmtree(workspace.output)
     assert [path.name for path in checkpoints(workspace, params)] == ["step-00000006"]
-    monkeypatch.setattr("stages.train.stage.fit", None)  # would fail if it were called
+    monkeypatch.setattr("stages.train.trainer.fit", None)  # would fail if it were called
     run(params)
     assert bytes_of(workspace.output) == expected
 

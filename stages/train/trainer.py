@@ -1,0 +1,112 @@
+"""A training that is put together: from the newest checkpoint to the outputs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.tracking import Run, training_run
+from stages.train import hooks
+from stages.train.batches import Batches, Prefetch
+from stages.train.checkpoints import Checkpoints
+from stages.train.loop import Hook, every, fit
+from stages.train.method import Method
+from stages.train.outputs import Report, write_outputs
+from stages.train.plan import Plan
+from stages.train.signals import Stopping
+from stages.train.state import TrainState
+from stages.train.validation import Validation
+
+if TYPE_CHECKING:
+    from stages.train.stage import Artifacts, Params
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The parts of a training, and how they run."""
+
+    params: Params
+    artifacts: Artifacts
+    fingerprint: str
+    state: TrainState
+    method: Method
+    batches: Batches
+    plan: Plan
+    validation: Validation
+    checkpoints: Checkpoints
+
+    def fit(self) -> None:
+        """Train from the newest checkpoint to the end, and write the outputs.
+
+        Raises:
+            SystemExit: SIGINT or SIGTERM came; a checkpoint is saved.
+            ValueError: The loss is not finite, or the disk is full.
+        """
+        peers = self.state.peers
+        with Stopping() as stopping, self._tracked() as run:
+            self.checkpoints.restore(self.state)
+            if self.state.step < self.plan.steps:
+                self._train(stopping, run)
+            if peers.is_first:
+                hooks.log_curves(run, self.state.history)
+                self._write(run)
+        if peers.is_first:
+            self.checkpoints.finish()
+        peers.leave()
+
+    def _tracked(self) -> AbstractContextManager[Run]:
+        """Open the run in MLflow, in the first process."""
+        if not self.state.peers.is_first:
+            return nullcontext(Run())
+        return training_run(
+            self.params.tracking,
+            self.params.name,
+            self.fingerprint,
+            self.artifacts.params,
+            self.artifacts.images,
+        )
+
+    def _train(self, stopping: Stopping, run: Run) -> None:
+        state, settings, last = self.state, self.params.training, self.plan.steps
+        if state.peers.is_first:
+            self.checkpoints.require_space(state)
+        if not state.history.validations:
+            state.history.validations.append(self.validation.measure(state))  # of the base
+        after_step = [
+            hooks.record,
+            every(settings.log_every, last, hooks.close_window),
+            *(every(settings.validation.every, last, hook) for hook in self._when_validating()),
+            every(settings.log_every, last, hooks.track(run)),
+            every(settings.log_every, last, hooks.Teller(state, last)),
+            every(settings.checkpoint.every, last, hooks.save(self.checkpoints)),
+            hooks.stop(stopping, self.checkpoints),
+        ]
+        with Prefetch(self.batches.at, last, state.device) as prefetched:
+            fit(state, self.method, prefetched, self.plan, after_step)
+        self.checkpoints.save(state, is_last=True)
+        if not state.history.bad.is_finite:
+            raise ValueError(state.history.bad.message(state.step))
+
+    def _when_validating(self) -> list[Hook]:
+        keeps_best = self.params.training.checkpoint.keep_best
+        keep = [hooks.keep_best(self.checkpoints)] if keeps_best else []
+        return [hooks.validate(self.validation), *keep]
+
+    def _write(self, run: Run) -> None:
+        """Write the outputs; of the weights those that `training.checkpoint.use` names."""
+        uses_best = self.params.training.checkpoint.use == "best"
+        step = self.checkpoints.take_best(self.state) if uses_best else self.state.step
+        output = self.artifacts.output
+        samples = self.batches.samples
+        report = Report(
+            fingerprint=self.fingerprint,
+            weights_step=step,
+            times=self.validation.times,
+            items=self.validation.names,
+            visits=samples.by_sample(self.batches.order.visits(self.plan.steps)),
+            losses=self.state.history.samples.by_sample(samples.sample_of_name),
+        )
+        write_outputs(output, self.state, self.method, report)
+        for name in ("summary.json", "curves"):
+            run.log_artifact(output / name, name.partition(".")[0])
