@@ -128,6 +128,11 @@ def _rounding(config: Config) -> Iterator[str]:
             f"training.optimizer.rounding: {given!r} given, but model.dtype {dtype!r} is not "
             "rounded to: set it to 'none', or model.dtype to 'bfloat16'"
         )
+    elif given != "none" and config.training.method == "lora":
+        yield (
+            f"training.optimizer.rounding: {given!r} given, but the weights of training.method "
+            "'lora' are float32 whatever model.dtype is: set it to 'none'"
+        )
 
 
 def _fused_backward(config: Config) -> Iterator[str]:

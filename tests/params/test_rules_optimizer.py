@@ -91,6 +91,13 @@ def test_stepping_in_the_backward_pass_needs_one_a_step():
         settle(*fused, "training.gradient_accumulation=2")
 
 
+def test_adapters_are_never_rounded():
+    rounded = ["model.dtype=bfloat16", f"{OPTIMIZER}.rounding=kahan"]
+    assert settle(*rounded).training.optimizer.rounding == "kahan"
+    with pytest.raises(ValueError, match="'lora' are float32 whatever"):
+        settle(*rounded, "training.method=lora")
+
+
 def test_a_distilled_base_is_fully_tuned_only_on_demand():
     released = ["model.from_scratch=null", "model.pretrained_path=weights"]
     klein = [*released, "model.variant=klein-4b"]
