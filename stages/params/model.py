@@ -148,6 +148,7 @@ class Scheduler:
 
     type: str = choice("flow_matching", "flow_matching", "ddpm")  # kind of noise process
     prediction_type: str | None = choice(None, "epsilon", "v_prediction")  # of ddpm; null otherwise
+    zero_terminal_snr: bool = False  # of v_prediction: no data is left at the last timestep
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,33 @@ def broken_objective(objective: Objective, model: Model) -> Iterator[str]:
             f"training.objective.max_tokens: {objective.max_tokens} given, more than base_tokens "
             f"({objective.base_tokens}) expected: raise it"
         )
+    yield from _zero_terminal_snr(objective, model)
     if objective.guidance != 1 and _embeds_no_guidance(model):
         yield (
             f"training.objective.guidance: {objective.guidance:g} given, but this model of "
             f"model.type {model.type!r} embeds none: set 1"
+        )
+
+
+def _zero_terminal_snr(objective: Objective, model: Model) -> Iterator[str]:
+    if not model.scheduler.zero_terminal_snr:
+        return
+    known = model.scheduler.prediction_type
+    if model.scheduler.type != "ddpm":
+        yield (
+            f"model.scheduler.zero_terminal_snr: true given, but {model.scheduler.type!r} has no "
+            "data at its last time anyhow: set false"
+        )
+    elif known == "epsilon" or (known is None and model.from_scratch is not None):
+        yield (
+            "model.scheduler.zero_terminal_snr: true given, but model.scheduler.prediction_type "
+            "'epsilon' predicts its own input where no data is left: set 'v_prediction'"
+        )
+    elif objective.weighting != "none":
+        yield (
+            f"training.objective.weighting: {objective.weighting!r} given, but it counts the last "
+            "timestep for nothing, which model.scheduler.zero_terminal_snr is there for: set "
+            "'none'"
         )
 
 

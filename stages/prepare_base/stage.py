@@ -23,6 +23,7 @@ from stages.params.read import key
 from stages.prepare_base.from_scratch import make_base
 from stages.prepare_base.parts import Base, in_folder
 from stages.prepare_base.pretrained import given_base
+from stages.prepare_base.scheduler import with_schedule
 
 # component -> the file of its folders that names their class, and where in that file
 COMPONENTS = {
@@ -63,6 +64,7 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
             base = in_folder(params.model.type, made, home)
         else:
             base = given_base(params.model, made, home)
+        base = with_schedule(base, params.model.scheduler, made, home)
         settings = text_settings(model, base.index)
         for name, names in components(base).items():
             parts = {part: describe(name, base.folders[part], base.homes[part]) for part in names}

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from stages.params.compose import load_config
-from stages.params.model import Model, Transformer
+from stages.params.model import Model, Scheduler, Transformer
 from stages.params.objective import Objective
 from stages.params.rules_objective import READ_WITH, broken_objective
 
@@ -77,6 +77,32 @@ def test_every_rule_names_keys_of_the_objective():
         for value in values:
             Objective(**{other: value})
         assert hasattr(Objective(), name)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "weighting", "said"),
+    [
+        ({"type": "flow_matching"}, "none", "has no data at its last time anyhow: set false"),
+        ({"type": "ddpm", "prediction_type": "epsilon"}, "none", "set 'v_prediction'"),
+        (
+            {"type": "ddpm", "prediction_type": "v_prediction"},
+            "min_snr",
+            "counts the last timestep",
+        ),
+    ],
+)
+def test_zero_terminal_snr_is_refused_where_it_makes_no_sense(scheduler, weighting, said):
+    model = Model(type="sdxl", scheduler=Scheduler(zero_terminal_snr=True, **scheduler))
+    objective = Objective(type="ddpm", weighting=weighting)
+    (problem,) = broken_objective(objective, model)
+    assert said in problem
+
+
+@pytest.mark.parametrize("known", ["v_prediction", None])
+def test_zero_terminal_snr_is_taken_for_v_and_for_a_base_that_will_say(known):
+    scheduler = Scheduler(type="ddpm", prediction_type=known, zero_terminal_snr=True)
+    model = Model(type="sdxl", pretrained_path="x", scheduler=scheduler)
+    assert list(broken_objective(Objective(type="ddpm"), model)) == []
 
 
 MODELS = Path(__file__).parents[2] / "params/models"
