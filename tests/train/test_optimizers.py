@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stages.params.optimizer import Group, LrSchedule, Optimizer
-from stages.params.training import Training
+from stages.params.training import Checkpoint, Training
 from stages.train.checkpoints import Checkpoints
 from stages.train.ema import swapped
 from stages.train.loop import fit
@@ -81,7 +81,7 @@ def test_a_resumed_training_ends_with_the_bits_of_an_undisturbed_one(
 ):
     whole = trainer_of(shared, kind, **settings)
     start = everything(whole.state)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", Checkpoint(keep=1))
     checkpoints.restore(whole.state)  # makes the folder
     train(whole, 2)
     whole.validation.measure(whole.state)  # a look at the kept weights changes nothing
