@@ -76,15 +76,19 @@ def _model_index(base: Path, kept: Set[str]) -> dict[str, Any]:
 def _write_denoiser(folder: Path, source: Path, upstream: Mapping[str, str]) -> None:
     """Copy the weights with `upstream` in the header of each file."""
     folder.mkdir()
-    metadata = {"format": "pt", **{f"diffbase.{name}": text for name, text in upstream.items()}}
     for file in weight_files(source):
-        _copy_with_metadata(file, folder / file.name, metadata)
+        copy_with_metadata(file, folder / file.name, header_of(upstream))
     for name in ("config.json", f"{DIFFUSERS_STEM}.safetensors.index.json"):
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
 
 
-def _copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+def header_of(upstream: Mapping[str, str]) -> dict[str, str]:
+    """Give the metadata of a weight file: what the weights came from."""
+    return {"format": "pt", **{f"diffbase.{name}": text for name, text in upstream.items()}}
+
+
+def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
     """Copy a safetensors file byte for byte behind a header of our own.
 
     The library writes metadata in random order, which would change the file's digest each time.

@@ -89,12 +89,22 @@ def count_changed(trained: Path, base: Path) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def _outputs(generator: Generator) -> dict[str, Tensor]:
-    """Give the prediction and the decoded pixels for a fixed batch."""
-    shape = (generator.autoencoder.latent_channels, CELLS, CELLS)
-    noise = torch.stack([starting_noise(0, index, shape) for index in range(len(PROMPTS))])
-    noisy = noise.to(generator.device)
+def prediction(generator: Generator) -> Tensor:
+    """Give the prediction for a fixed batch of prompts, noise and times."""
     t = torch.tensor(TIMES, device=generator.device)
     side = CELLS * generator.autoencoder.spatial_factor
-    prediction = generator.predictor(generator.conditions(PROMPTS, side, side))(noisy, t)
-    return {"prediction": prediction, "picture": generator.decode(noisy)}
+    conditions = generator.conditions(PROMPTS, side, side)
+    return generator.predictor(conditions)(_noisy(generator), t)
+
+
+@torch.inference_mode()
+def _outputs(generator: Generator) -> dict[str, Tensor]:
+    """Give the prediction and the decoded pixels for a fixed batch."""
+    picture = generator.decode(_noisy(generator))
+    return {"prediction": prediction(generator), "picture": picture}
+
+
+def _noisy(generator: Generator) -> Tensor:
+    shape = (generator.autoencoder.latent_channels, CELLS, CELLS)
+    noise = torch.stack([starting_noise(0, index, shape) for index in range(len(PROMPTS))])
+    return noise.to(generator.device)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from modelzoo.adapters.files import is_adapter
 from modelzoo.families import family
 from stages import launch
 from stages.artifacts import read_json, sha256_file, staging, write_json
+from stages.export.adapters import export_adapters, merge_into
 from stages.export.bundle import assemble, base_digests
 from stages.export.delivery import birth_record, check_destination, deliver
 from stages.export.proof import prove
@@ -23,7 +28,7 @@ class Params:
 
     family: str = key("model.type")
     dtype: str = key("model.dtype")
-    export: Export = key("export")  # its one format is the one below
+    export: Export = key("export")
     output_dir: str = key("experiment.output_dir")
     threads: int = key("hardware.threads", tracked=False)
     tracking: Tracking = key("tracking", tracked=False)
@@ -57,13 +62,37 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         "dataset_digest": sha256_file(artifacts.images),
         **{f"base.{part}": digest for part, digest in base_digests(artifacts.base).items()},
     }
-    kind = family(params.family)
     with staging(artifacts.export) as staged:
-        assemble(staged, artifacts.trained, artifacts.base, kind.folder, upstream)
-        proof = prove(staged, artifacts.trained, artifacts.base, params.family, params.dtype)
+        proof = _write(staged, params, artifacts, upstream)
     write_json(artifacts.proof, {**proof, "upstream": upstream})
     found = find_run(params.tracking, fingerprint)
     run_id = found.run_id if isinstance(found, MlflowRun) else None
     birth = birth_record(artifacts.lock, run_id)
     deliver(artifacts.export, destination, {**birth, "digests": proof["digests"]})
     print(f"exported and proven: {destination}", flush=True)  # noqa: T201
+
+
+def _write(
+    staged: Path, params: Params, artifacts: Artifacts, upstream: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write what was trained, alone or in a whole model, and return the proof."""
+    trained, base = artifacts.trained, artifacts.base
+    if not is_adapter(trained):
+        return _write_model(staged, trained, params, artifacts, upstream)
+    if not params.export.merge:
+        forms = params.export.lora_formats
+        return export_adapters(staged, trained, base, params.family, params.dtype, forms, upstream)
+    artifacts.export.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=artifacts.export.parent) as temporary:
+        merged = Path(temporary) / "merged"
+        difference = merge_into(merged, trained, base, params.family, params.dtype)
+        proof = _write_model(staged, merged, params, artifacts, upstream)
+    proof["largest_difference"]["merged"] = difference
+    return proof
+
+
+def _write_model(
+    staged: Path, weights: Path, params: Params, artifacts: Artifacts, upstream: Mapping[str, str]
+) -> dict[str, Any]:
+    assemble(staged, weights, artifacts.base, family(params.family).folder, upstream)
+    return prove(staged, weights, artifacts.base, params.family, params.dtype)

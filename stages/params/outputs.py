@@ -54,3 +54,6 @@ class Export:
     """The files for users."""
 
     format: str = choice("diffusers", "diffusers")  # layout of the exported folder
+    merge: bool = False  # of adapters: a whole model with the adapters in its weights
+    # of adapters: files to write; null: all forms that can hold them
+    lora_formats: list[str] | None = choice(None, "diffusers", "comfyui", "peft")

@@ -78,6 +78,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from rules_dreambooth.dreambooth(config)
     yield from rules_controlnet.controlnet(config)
     yield from rules_lora.lora(config)
+    yield from rules_lora.export(config)
     if config.data.mask is not None:
         yield (
             f"data.mask: {config.data.mask!r} given, which training.method "

@@ -38,6 +38,34 @@ def lora(config: Config) -> Iterator[str]:
         )
 
 
+def export(config: Config) -> Iterator[str]:
+    """Yield each broken rule of what is exported of adapters."""
+    given, asked = config.training.lora, config.export
+    if given is None:
+        for key, value in (("merge", asked.merge), ("lora_formats", asked.lora_formats)):
+            if value:
+                yield (
+                    f"export.{key}: {value} given, but training.lora is null, so that there are no "
+                    f"adapters to export: set {'false' if key == 'merge' else 'null'}"
+                )
+        return
+    if asked.merge and asked.lora_formats is not None:
+        yield (
+            "export.merge is true, which writes a whole model, but export.lora_formats "
+            f"{asked.lora_formats} names files of adapters: set one of them to its default"
+        )
+    holding = ["peft"] if given.kind != "lora" else ["diffusers", "peft"]
+    holding += [] if given.kind != "lora" or given.use_dora else ["comfyui"]
+    for form in asked.lora_formats or ():
+        if form not in holding:
+            yield (
+                f"export.lora_formats: {form!r} given, but adapters of this kind go into "
+                f"{' or '.join(holding)} alone: set those, or null"
+            )
+    if asked.lora_formats == []:
+        yield "export.lora_formats is empty: name a form, or null for all"
+
+
 def init_digest(config: Config) -> str | None:
     """Give what `training.lora.init_digest` holds: the content of what `init_from` names.
 

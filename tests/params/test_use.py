@@ -119,6 +119,12 @@ def test_a_folder_that_is_there_or_added_to_dvc_is_accepted(digits: Use, made: s
             [*LORA, "training.lora.kind=lokr", "training.lora.dropout=0.1"],
             r"dropout: 0\.1 given, but training\.lora\.kind 'lokr' has none: set dropout to 0\.0",
         ),
+        (["export.merge=true"], r"export\.merge: True given, but training\.lora is null"),
+        (["export.lora_formats=[peft]"], r"lora_formats: \['peft'\] given, but training\.lora is"),
+        (
+            [*LORA, "training.lora.use_dora=true", "export.lora_formats=[comfyui]"],
+            r"'comfyui' given, but adapters of this kind go into diffusers or peft alone",
+        ),
         ([*LORA, "training.lora.kind=loha", "training.lora.use_dora=true"], "set use_dora to Fal"),
         (["model.type=sdxl"], r"model\.unet is null, but model\.from_scratch needs its sizes"),
         (["model.type=flux3"], r"model\.type: 'flux3' given"),
