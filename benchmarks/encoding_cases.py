@@ -187,14 +187,14 @@ def _params(root: Path, asked: argparse.Namespace, store: str) -> stage.Params:
 def _fill(toy: Autoencoder, root: Path, pictures: Sequence[Any], asked: argparse.Namespace) -> None:
     """Give the store a row of noise for each picture, under the key that the stage will ask for."""
     params = _params(root, asked, "store")
-    parts = stage.picture_encoder(toy, DIGEST, params).parts
+    parts = dict(stage.picture_encoder(toy, DIGEST, params).parts)
     manifest = read_table(_artifacts(root).latents, "latents")
-    generation = extra_metadata(manifest)["generation"]
+    parts["generation"] = extra_metadata(manifest)["generation"]
     table = RowTable.open(str(params.store), manifest["table"][0].as_py())
     rng = np.random.default_rng(0)
     for start in range(0, len(pictures), CHUNK):
         chunk = pictures[start : start + CHUNK]
-        texts = [stage.picture_parts(parts, generation, picture) for picture in chunk]
+        texts = [stage.described(parts, "latents", picture) for picture in chunk]
         values = {
             name: rng.standard_normal((len(chunk), *column.shape), np.float32)
             for name, column in table.columns.items()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from stages import pixels
 from stages.artifacts import read_table
 from stages.dataset.files import read_bytes
-
-Bucketed: TypeAlias = Mapping[str, Any]  # a row of BUCKETS, with "root" where it is elsewhere
+from stages.picture_rows import WHITE_FROM, Bucketed
 
 
 def to_encode(buckets: Path, conditions: Path, folder: Path) -> list[Bucketed]:
@@ -39,6 +37,13 @@ class Pictures:
     max_pixels: int
 
     def __call__(self, picture: Bucketed) -> npt.NDArray[np.uint8]:
+        """Return pixels (H, W, 3), with its mask (H, W, 4) where the picture is to be masked."""
+        cut = self.cut(picture)
+        if picture["role"] != "masked":
+            return cut
+        return np.concatenate([cut, Masks(self)(picture["mask"])], axis=2)
+
+    def cut(self, picture: Bucketed) -> npt.NDArray[np.uint8]:
         """Open a picture, make sure that it is the one that ingest read, and cut it to its bucket.
 
         Returns:
@@ -60,3 +65,18 @@ class Pictures:
                 " run `dvc repro`, which reads it again"
             )
         return pixels.crop_to_bucket(image, picture)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a dataset, cut as their targets are."""
+
+    pictures: Pictures
+
+    def __call__(self, mask: Bucketed) -> npt.NDArray[np.uint8]:
+        """Open and cut a mask; return (H, W, 1), 1 where it is white and the picture changes.
+
+        Resizing makes greys between black and white, so that the border lies where it lay.
+        """
+        grey = np.asarray(Image.fromarray(self.pictures.cut(mask)).convert("L"))
+        return (grey >= WHITE_FROM)[:, :, None].astype(np.uint8)

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
-from stages import launch, pixels
+from stages import launch
 from stages.base_record import Record, read_record
-from stages.encode_images.pictures import Bucketed, Pictures, to_encode
+from stages.encode_images.copies import COLUMNS, ByKind, copier
+from stages.encode_images.pictures import Pictures, to_encode
 from stages.encoding.batch import Encoder, Inputs, Rows, choose_device, encoder_of
-from stages.encoding.missing import Count, Wanted
+from stages.encoding.missing import Count, Wanted, Work
 from stages.encoding.ray_actors import Probe
 from stages.encoding.work import work_of
 from stages.encoding.writing import Manifest
 from stages.params.read import key
+from stages.picture_rows import Bucketed, kind_of, picture_parts, rows_of
+from stages.rows.generation import Generation, summary
 from stages.rows.keys import Part, key_of, parts_text, table_name
 from stages.rows.layout import Column
 from stages.rows.location import store_root
 from stages.rows.table import RowTable
-from stages.tables import PLACE, SIZES, place, to_table
+from stages.tables import PLACE, SIZES, to_table
 
 STAGE = "encode_images"
-ROLES = ("target", "reference", "condition")  # masks are no pictures that an autoencoder knows
 PROBE_CELLS = 8  # side of the probe picture in latent cells
-GEOMETRY = ("resize_width", "resize_height", "crop_left", "crop_top", "width", "height", "flipped")
 CARRIED = (*(name for name, _ in PLACE), "split", "repeats", "weight", "prior", "bucket")
 
 
@@ -87,29 +89,93 @@ def encode(
     probe = probe_picture(autoencoder)
     generation, encoded = manifest.generation(root, encoder, probe)
     channels = {name: values.shape[1] for name, values in encoded.items()}
-    describe = partial(picture_parts, encoder.parts, generation.name)
-    wanted: dict[str, dict[str, Bucketed]] = {}
-    columns, rows = {}, []
-    for picture in sorted((row for row in given if row["role"] in ROLES), key=place):
-        factor = autoencoder.spatial_factor
-        height, width = picture["height"] // factor, picture["width"] // factor
-        shapes = {name: Column((z, height, width), params.dtype) for name, z in channels.items()}
-        table, name = table_name("latents", shapes), key_of(describe(picture))
-        columns[table] = shapes
-        wanted.setdefault(table, {})[name] = picture
+    layout = Layout(params, channels, autoencoder.spatial_factor)
+    parts: dict[str, Mapping[str, Part]] = {kind: {} for kind in COLUMNS}
+    parts["latents"] = {**encoder.parts, "generation": generation.name}
+    tables, rows = tables_of(rows_of(given), layout, parts, root)
+    metadata = {"encoder": digest, "family": params.family, **generation.to_metadata()}
+    load = partial(load_encoder, params, artifacts.vae, device)
+    probed = Probe(probe, generation)
+    works = {"latents": work_of(params, encoder, load, probed, device, params.decode_workers)}
+    works |= {kind: copying(kind, params) for kind in COLUMNS}
+    return manifest.complete(root, to_table(rows, "latents"), metadata, tables, ByKind(works))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shapes of rows.
+
+    Attributes:
+        params: of the stage.
+        channels: of each column of latents.
+        factor: pixels along a side of a latent's cell.
+    """
+
+    params: Params
+    channels: Mapping[str, int]
+    factor: int
+
+    def columns(self, picture: Bucketed, kind: str) -> dict[str, Column]:
+        """Return the columns of a picture's row."""
+        height, width = picture["height"], picture["width"]
+        if kind in COLUMNS:
+            shape = (1 if kind == "masks" else 3, height, width)
+            return {COLUMNS[kind]: Column(shape, "uint8")}
+        cells = height // self.factor, width // self.factor
+        return {name: Column((z, *cells), self.params.dtype) for name, z in self.channels.items()}
+
+
+def tables_of(
+    pictures: Sequence[Bucketed], layout: Layout, parts: Mapping[str, Mapping[str, Part]], root: str
+) -> tuple[list[Wanted[Bucketed]], list[dict[str, Any]]]:
+    """Lay out the rows that pictures give.
+
+    Args:
+        pictures: As `rows_of` gives them.
+        layout: The shapes of their rows.
+        parts: What a row of each kind depends on besides its picture.
+        root: The row store's place.
+
+    Returns:
+        The rows of each table, those of masked pictures apart because their inputs are not like
+        the others'; and the rows of LATENTS.
+    """
+    wanted: dict[tuple[str, bool], dict[str, Bucketed]] = {}
+    known: dict[str, tuple[str, dict[str, Column]]] = {}  # kind and columns of tables
+    rows = []
+    for picture in pictures:
+        kind = kind_of(picture, layout.params.family)
+        columns = layout.columns(picture, kind)
+        table, name = table_name(kind, columns), key_of(described(parts[kind], kind, picture))
+        known[table] = kind, columns
+        wanted.setdefault((table, picture["role"] == "masked"), {})[name] = picture
+        channels, height, width = next(iter(columns.values())).shape
         rows.append(
             {column: picture[column] for column in CARRIED}
-            | {"key": name, "table": table, "height": height, "width": width}
-            | {"channels": autoencoder.latent_channels, **sizes(picture)}
+            | {"key": name, "table": table, "channels": channels}
+            | {"height": height, "width": width, **sizes(picture)}
         )
-    metadata = {"encoder": digest, "family": params.family, **generation.to_metadata()}
-    tables = [
-        Wanted(RowTable.open(root, table, columns[table]), items, describe)
-        for table, items in sorted(wanted.items())
-    ]
-    load = partial(load_encoder, params, artifacts.vae, device)
-    work = work_of(params, encoder, load, Probe(probe, generation), device, params.decode_workers)
-    return manifest.complete(root, to_table(rows, "latents"), metadata, tables, work)
+    tables = []
+    for (table, _), items in sorted(wanted.items()):
+        kind, columns = known[table]
+        describe = partial(described, parts[kind], kind)
+        tables.append(Wanted(RowTable.open(root, table, columns), items, describe))
+    return tables, rows
+
+
+def copying(kind: str, params: Params) -> Work[Bucketed]:
+    """Return what fills the tables of a kind that no encoder fills."""
+    load = partial(load_copier, kind, params)
+    copies, channels = load(), 1 if kind == "masks" else 3
+    probe = np.arange(64 * channels, dtype=np.uint8).reshape(8, 8, channels)
+    generation = Generation(kind, summary(copies.batches().encode_inputs([probe])))
+    probed = Probe(probe, generation)
+    return work_of(params, copies, load, probed, "cpu", params.decode_workers)
+
+
+def load_copier(kind: str, params: Params) -> Encoder[Bucketed]:
+    """Return what makes the rows of a kind that no encoder makes."""
+    return copier(kind, pictures_of(params), params.batch_size, params.threads)
 
 
 def load_encoder(params: Params, vae: Path, device: str) -> Encoder[Bucketed]:
@@ -130,33 +196,35 @@ def sizes(picture: Bucketed) -> dict[str, int]:
     return {name: picture[name] for name in SIZES if name in picture} | target
 
 
-def picture_parts(encoder: Mapping[str, Part], generation: str, picture: Bucketed) -> str:
-    """Return the text that a picture's key is the hash of."""
-    return parts_text(
-        content=picture["content"],
-        pixels=pixels.CONVENTION,
-        geometry=[picture[name] for name in GEOMETRY],
-        generation=generation,
-        **encoder,
-    )
+def described(others: Mapping[str, Part], kind: str, picture: Bucketed) -> str:
+    """Return the text that a picture's key is the hash of; `others` are not the picture's."""
+    return parts_text(**picture_parts(picture, kind), **others)
+
+
+def pictures_of(params: Params) -> Pictures:
+    """Return what opens the dataset's pictures."""
+    return Pictures(Path(params.train_path), params.background, params.max_pixels)
 
 
 def picture_encoder(
     autoencoder: Autoencoder, digest: str, params: Params, device: str = "cpu"
 ) -> Encoder[Bucketed]:
-    """Return the encoder of pictures cut to their buckets, uint8 (H, W, 3)."""
+    """Return the encoder of pictures cut to their buckets, uint8 (H, W, 3).
+
+    Of a picture with its mask, (H, W, 4), it encodes what the mask leaves: 0 elsewhere.
+    """
     dtype = getattr(torch, params.dtype)
     place = next(autoencoder.parameters()).device
 
     def encode_batch(batch: Inputs) -> Rows:
-        images = torch.from_numpy(batch).to(place).permute(0, 3, 1, 2).to(torch.float32)
-        rows = autoencoder.encode_rows((images / 127.5 - 1).to(dtype).contiguous())
+        inputs = torch.from_numpy(batch).to(place).permute(0, 3, 1, 2).to(torch.float32)
+        images = (inputs[:, :3] / 127.5 - 1) * (1 - inputs[:, 3:].sum(1, keepdim=True))
+        rows = autoencoder.encode_rows(images.to(dtype).contiguous())
         return {name: values.to(dtype).float().cpu().numpy() for name, values in rows.items()}
 
-    prepare = Pictures(Path(params.train_path), params.background, params.max_pixels)
     identity = {"encoder": digest, "convention": autoencoder.CONVENTION, "dtype": params.dtype}
     size, threads = params.batch_size, params.threads
-    return encoder_of(prepare, encode_batch, identity, size, threads, device)
+    return encoder_of(pictures_of(params), encode_batch, identity, size, threads, device)
 
 
 def probe_picture(autoencoder: Autoencoder) -> Inputs:

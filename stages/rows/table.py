@@ -32,7 +32,12 @@ FRAGMENT_BYTES = 512 * 2**20  # a file of this size is never rewritten
 KEEP_OLD_VERSIONS = timedelta(days=7)  # how long a reader may hold a version that has no tag
 COMMIT_RETRIES = 100
 PATIENCE = timedelta(minutes=5)
-STAGES = {"latents": "encode_images", "text": "encode_captions"}  # kind of table -> who fills it
+STAGES = {  # kind of table -> who fills it
+    "latents": "encode_images",
+    "masks": "encode_images",
+    "pixels": "encode_images",
+    "text": "encode_captions",
+}
 
 
 class RowTable:
@@ -65,6 +70,11 @@ class RowTable:
         table = cls(f"{root}/rows/{name}.lance", columns)
         table.newest()
         return table
+
+    @property
+    def kind(self) -> str:
+        """What the rows are: latents, masks, pixels, text or probes."""
+        return self.uri.rpartition("/")[2].partition("-")[0]
 
     @property
     def columns(self) -> Columns:
@@ -237,11 +247,10 @@ class RowTable:
             missing = self.missing(keys)
             snapshot = self._snapshot
             if missing or snapshot is None:
-                kind = self.uri.rpartition("/")[2].partition("-")[0]
                 raise ValueError(
                     f"{self.uri}: {len(missing)} of {len(set(keys))} rows are missing (first"
                     f" {''.join(missing[:1])[:16]!r}): run python -m"
-                    f" stages.{STAGES.get(kind, kind)} --fill"
+                    f" stages.{STAGES.get(self.kind, self.kind)} --fill"
                 )
         return snapshot
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages import pixels
 from stages.artifacts import extra_metadata, read_json, read_table
 from stages.base_record import Record, read_record
 from stages.class_images import FOLDER, read_index, told_of_class
 from stages.params.read import key
+from stages.picture_rows import FORMS, kind_of, picture_parts, rows_of
 from stages.rows.keys import parts_text
 from stages.rows.layout import STORED
 from stages.store.tables import LATENTS, PROMPTS, read_manifests
@@ -28,7 +28,6 @@ from stages.tables import latent_name
 BUCKETS, CAPTIONS = Path("data/buckets.parquet"), Path("data/captions.parquet")
 CONDITIONS = Path("data/conditions.parquet")  # pictures made for a ControlNet
 BASE = Path("data/base")
-GEOMETRY = ("resize_width", "resize_height", "crop_left", "crop_top", "width", "height", "flipped")
 MOMENTS = {"AutoencoderKL": 2}  # mean and log variance; others have the mean only
 
 
@@ -49,7 +48,7 @@ class Expected:
     """One row that the workspace needs.
 
     Attributes:
-        kind: "latents" or "text".
+        kind: "latents", "masks", "pixels" or "text".
         name: of the picture (`tables.latent_name`), or the caption.
         aliases: what else a user may call it.
         parts: what its key will be the hash of, without what is not known yet.
@@ -74,19 +73,20 @@ def expected_pictures(params: Params, workspace: Path = Path()) -> list[Expected
     record = read_record(workspace / BASE / "vae.json")
     common = _common(params, record, read_manifests(workspace).get(LATENTS))
     per_pixel = _bytes_per_pixel(params, record)
-    return [
-        Expected(
-            kind="latents",
-            name=latent_name(row),
-            aliases=(row["sample_id"], row["path"], f"{params.train_path}/{row['path']}"),
-            parts=common
-            | {"content": row["content"], "pixels": pixels.CONVENTION}
-            | {"geometry": [row[name] for name in GEOMETRY]},
-            num_bytes=round(per_pixel * row["width"] * row["height"]),
+    found = []
+    for row in rows_of([*buckets, *made]):
+        kind = kind_of(row, params.family)
+        of_pixel = {"masks": 1, "pixels": 3}.get(kind, per_pixel)
+        found.append(
+            Expected(
+                kind=kind,
+                name=latent_name(row),
+                aliases=(row["sample_id"], row["path"], f"{params.train_path}/{row['path']}"),
+                parts=picture_parts(row, kind) | ({} if kind in FORMS else common),
+                num_bytes=round(of_pixel * row["width"] * row["height"]),
+            )
         )
-        for row in [*buckets, *made]
-        if row["role"] != "mask"
-    ]
+    return found
 
 
 def expected_captions(params: Params, workspace: Path = Path()) -> list[Expected]:

@@ -11,7 +11,12 @@ from typing import Any
 from stages.store.expected import Expected
 from stages.store.tables import list_tables
 
-IDENTITY = {"latents": "content", "text": "ids"}  # the part that says what was encoded
+IDENTITY = {  # the part that says what was encoded
+    "latents": "content",
+    "masks": "content",
+    "pixels": "content",
+    "text": "ids",
+}
 SHOWN = 12  # characters of a digest
 
 

@@ -34,7 +34,7 @@ class Place:
 
     @property
     def kind(self) -> str:
-        """What the rows are: latents, text or probes."""
+        """What the rows are: latents, masks, pixels, text or probes."""
         return self.name.partition("-")[0]
 
     @property

@@ -217,17 +217,18 @@ def test_a_manifest_from_a_machine_that_rounds_otherwise_is_filled(workspace):
     assert encode_pictures(Recorder(), fill_only=True).encoded == 10
 
 
-def test_references_and_conditions_are_encoded_and_masks_are_not(workspace):
+def test_all_roles_have_rows_and_a_target_with_a_mask_a_second_one(workspace):
     sample = workspace.pictures[0]["sample_id"]
     for seed, (role, index) in enumerate([("reference", 0), ("reference", 1), ("condition", 0)]):
         workspace.add_picture(20 + seed, sample_id=sample, role=role, index=index)
     workspace.add_picture(30, sample_id=sample, role="mask")
     workspace.write()
-    assert encode_pictures().encoded == 13
+    assert encode_pictures().encoded == 15
     table = read_table(LATENTS, "latents").to_pylist()
     assert table == sorted(table, key=place)
     found = [(row["role"], row["index"]) for row in table if row["sample_id"] == sample]
-    assert found == [("target", 0), ("reference", 0), ("reference", 1), ("condition", 0)]
+    others = [("mask", 0), ("condition", 0), ("masked", 0)]
+    assert found == [("target", 0), ("reference", 0), ("reference", 1), *others]
     reference = next(picture for picture in workspace.pictures if picture["index"] == 1)
     expected = load_autoencoder(VAE).encode_rows(as_the_encoder_sees(reference))["mean"]
     row = open_latents(LATENTS, None).take([latent_name(reference)])["mean"]
