@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from stages.ingest import stage as ingest
 from stages.make_conditions import stage as make_conditions
 from stages.params import document
 from stages.params.read import read
+from stages.picture_rows import kind_of, rows_of
 from stages.rows.keys import key_of
 from stages.tokenizers import open_tokenizers
 from tests import toys
@@ -48,6 +49,8 @@ LIGHT = {
     "make_conditions": make_conditions,
 }
 SIZES = ((64, 64), (64, 64), (90, 70), (70, 90), (140, 60), (60, 140), (200, 200), (36, 40))
+FOLDERS = ("mask", "condition", "before", "style")  # of what belongs to the pictures
+ROLES = {"mask": "mask", "condition": "condition", "references": ["before", "style"]}
 Tree = dict[str, Any]
 
 
@@ -75,6 +78,12 @@ class World:
         Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST).save(path)
         path.with_suffix(".txt").write_text(f"picture {seed}, red, blue")
 
+    def give_roles(self, name: str, seed: int, width: int, height: int) -> None:
+        """Draw a mask, a condition and two references of a picture."""
+        for number, folder in enumerate(FOLDERS, 1):
+            self.picture(f"{folder}/{name}", 1000 * number + seed, width, height)
+            (self.root / "pictures" / folder / name).with_suffix(".txt").unlink()
+
     def run(self) -> State:
         """Run what prepares the data and name the rows that the encoders would be asked for."""
         (self.root / "params.yaml").write_text(json.dumps(self.params))
@@ -96,10 +105,14 @@ class World:
         record = read_record(encode_images.Artifacts().vae)
         autoencoder = encode_images.open_autoencoder(record, params.dtype, "cpu")
         encoder = encode_images.picture_encoder(autoencoder, record.digest, params)
-        describe = partial(encode_images.picture_parts, encoder.parts, "generation")
+        parts = {"latents": {**encoder.parts, "generation": "generation"}, "masks": {}}
         table = read_table(encode_images.Artifacts().buckets, "buckets").to_pylist()
-        carried = [str([row[name] for name in encode_images.CARRIED]) for row in table]
-        return [(name, key_of(describe(row))) for name, row in zip(carried, table, strict=True)]
+        found = []
+        for row in rows_of(table):
+            kind = kind_of(row, params.family)
+            key = key_of(encode_images.described(parts[kind], kind, row))
+            found.append((str([row[name] for name in encode_images.CARRIED]), key))
+        return found
 
     def _prompts(self) -> list[tuple[str, str]]:
         params, artifacts = read(encode_captions.Params), encode_captions.Artifacts()
@@ -118,33 +131,36 @@ class World:
 
 
 @cache
-def origin() -> tempfile.TemporaryDirectory[str]:
-    """Make the world of the table once."""
+def origin(has_roles: bool = False) -> tempfile.TemporaryDirectory[str]:
+    """Make a world of the table once: of pictures alone, or of all roles."""
     folder = tempfile.TemporaryDirectory()
-    with working_in(Path(folder.name)) as made:
+    with working_in(Path(folder.name), has_roles) as made:
         toys.make_base(Path("data/base"), "flux2")
         for number, (width, height) in enumerate(SIZES):
             made.picture(f"{number}.png", number, width, height)
+            if has_roles:
+                made.give_roles(f"{number}.png", number, width, height)
         made.run()
     return folder
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """Copy the world of the table, and work in it."""
+def world(has_roles: bool = False) -> Iterator[World]:
+    """Copy a world of the table, and work in it."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(origin().name, folder, dirs_exist_ok=True)
-        with working_in(Path(folder)) as made:
+        shutil.copytree(origin(has_roles).name, folder, dirs_exist_ok=True)
+        with working_in(Path(folder), has_roles) as made:
             yield made
 
 
 @contextmanager
-def working_in(root: Path) -> Iterator[World]:
+def working_in(root: Path, has_roles: bool = False) -> Iterator[World]:
     """Make a folder the working folder, with parameters that give its pictures buckets."""
     tree = document.load(ROOT / "params.yaml")
     tree["data"] |= {"train_path": "pictures", "validation_fraction": 0.2, "max_bad_fraction": 0.2}
     tree["data"] |= {"resolution": 64, "bucket_resolution_steps": 32}
     tree["data"] |= {"min_bucket_resolution": 32, "max_bucket_resolution": 128}
+    tree["data"] |= ROLES if has_roles else {}
     tree["model"] |= {"type": "flux2", "dtype": "float32"}
     before = Path.cwd()
     os.chdir(root)
@@ -155,9 +171,9 @@ def working_in(root: Path) -> Iterator[World]:
 
 
 @cache
-def baseline() -> State:
+def baseline(has_roles: bool = False) -> State:
     """Return what the unchanged world leaves."""
-    with world() as made:
+    with world(has_roles) as made:
         return made.run()
 
 
@@ -190,6 +206,7 @@ class Change:
     do: Callable[[World], None]
     keys: tuple[str, ...] = ()  # the parameters that it sets
     code: str | None = None  # the file of ours that it edits
+    has_roles: bool = False  # each picture has a mask, a condition and two references
 
 
 def setting(values: Mapping[str, Any] | str, value: Any = None) -> Change:
@@ -229,6 +246,31 @@ def _written(path: Path, content: str) -> None:
 def _renamed(world: World) -> None:
     for suffix in (".png", ".txt"):
         (world.root / f"pictures/0{suffix}").rename(world.root / f"pictures/renamed{suffix}")
+
+
+def painted(path: str) -> Callable[[World], None]:
+    """Paint over what belongs to the picture 0, which is as large as its own."""
+
+    def do(world: World) -> None:
+        world.picture(path, 4321, *SIZES[0])
+        (world.root / "pictures" / path).with_suffix(".txt").unlink()
+
+    return do
+
+
+def _without(folder: str, **data: Any) -> Callable[[World], None]:
+    """Take a folder away that `data` names no longer."""
+
+    def do(world: World) -> None:
+        shutil.rmtree(world.root / "pictures" / folder)
+        world.params["data"] |= data
+
+    return do
+
+
+def with_roles(change: Change) -> Change:
+    """Do the same where each picture has a mask, a condition and two references."""
+    return replace(change, name=f"with all roles: {change.name}", has_roles=True)
 
 
 def _touched(world: World) -> None:
@@ -322,6 +364,16 @@ CHANGES = (
     setting("experiment.seed", 7),
     setting("experiment.name", "another"),
     setting("sample.steps", 3),
+    with_roles(Change("a mask painted over", painted("mask/0.png"))),
+    with_roles(Change("a condition painted over", painted("condition/0.png"))),
+    with_roles(Change("a reference painted over", painted("before/0.png"))),
+    with_roles(Change("a picture painted over", lambda world: world.picture("0.png", 77, 64, 64))),
+    with_roles(setting("data.flip", True)),
+    with_roles(setting({"data.crop": "random", "data.crop_variants": 3})),
+    with_roles(Change("no masks any more", _without("mask", mask=None))),
+    with_roles(Change("one reference instead of two", _without("style", references=["before"]))),
+    with_roles(setting("hardware.encode_batch_size", 1)),
+    with_roles(Change("other weights of the VAE", _other_weights("vae"))),
 )
 
 
@@ -341,8 +393,8 @@ ELSEWHERE = {  # parameters without a line, each with the reason
 
 def row(change: Change) -> list[str]:
     """Return what a change does: a cell a stage, "" where it does not run."""
-    before = baseline()
-    with world() as made:
+    before = baseline(change.has_roles)
+    with world(change.has_roles) as made:
         change.do(made)
         after = made.run()
     cells = []

@@ -22,6 +22,8 @@ REAL = {  # a handful of lines, run through the real encoders
     "`data.flip` = true",
     "`data.captions.prefix` = photo of",
     "`model.dtype` = bfloat16",
+    "with all roles: a mask painted over",
+    "with all roles: `data.flip` = true",
 }
 
 
@@ -60,7 +62,7 @@ def test_every_parameter_that_prepares_data_has_a_line():
 def test_the_real_encoders_encode_as_many_rows(name, monkeypatch, tmp_path, capsys):
     (change,) = [each for each in CHANGES if each.name.strip() == name]
     monkeypatch.setenv("DIFFBASE_STORE", str(tmp_path / "store"))
-    with invalidation.world() as made:
+    with invalidation.world(change.has_roles) as made:
         made.run()
         encode_both()
         change.do(made)
