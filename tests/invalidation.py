@@ -29,6 +29,7 @@ from stages.base_record import read_record
 from stages.bucket import stage as bucket
 from stages.check_captions import stage as check_captions
 from stages.encode_images import stage as encode_images
+from stages.encode_images.pictures import to_encode
 from stages.ingest import stage as ingest
 from stages.make_conditions import stage as make_conditions
 from stages.params import document
@@ -106,9 +107,10 @@ class World:
         autoencoder = encode_images.open_autoencoder(record, params.dtype, "cpu")
         encoder = encode_images.picture_encoder(autoencoder, record.digest, params)
         parts = {"latents": {**encoder.parts, "generation": "generation"}, "masks": {}}
-        table = read_table(encode_images.Artifacts().buckets, "buckets").to_pylist()
+        files = encode_images.Artifacts()
+        given = to_encode(files.buckets, files.conditions, files.condition_pictures)
         found = []
-        for row in rows_of(table):
+        for row in rows_of(given):
             kind = kind_of(row, params.family)
             key = key_of(encode_images.described(parts[kind], kind, row))
             found.append((str([row[name] for name in encode_images.CARRIED]), key))
@@ -364,6 +366,9 @@ CHANGES = (
     setting("experiment.seed", 7),
     setting("experiment.name", "another"),
     setting("sample.steps", 3),
+    setting(
+        {"training.method": "controlnet", "training.controlnet": {"conditioning_type": "grey"}}
+    ),
     with_roles(Change("a mask painted over", painted("mask/0.png"))),
     with_roles(Change("a condition painted over", painted("condition/0.png"))),
     with_roles(Change("a reference painted over", painted("before/0.png"))),

@@ -19,7 +19,7 @@ from modelzoo.flux.components.conditions import fill_condition
 from modelzoo.flux.v2.conditioning import prepare_fill_conditioning
 from modelzoo.flux.v2.model import cells
 from stages import pixels
-from stages.artifacts import read_table
+from stages.artifacts import read_table, write_table
 from stages.encode_images import stage as encode_images
 from stages.rows.manifest import open_latents
 from stages.store.clean import find_unused
@@ -27,7 +27,7 @@ from stages.store.expected import Params, expected_pictures
 from stages.store.report import forecast
 from stages.store.stored import StoredRows
 from stages.store.tables import named_keys
-from stages.tables import latent_name
+from stages.tables import latent_name, to_table
 from stages.train.companions import companions_of
 from tests.data.bucketing import DIGITS, bucket, image_row
 from tests.encode.workspaces import LATENTS, PICTURES, VAE, all_rows, encode_pictures
@@ -93,6 +93,8 @@ def encoded(tmp_path, monkeypatch, request):
     monkeypatch.setenv("DIFFBASE_STORE", str(tmp_path / "store"))
     artifacts = bucket(tmp_path, dataset(tmp_path / "pictures"), VARIED).artifacts
     params = dataclasses.replace(PICTURES, family=request.param)
+    Path("data").mkdir()
+    write_table(encode_images.Artifacts().conditions, to_table([], "buckets"), "buckets")
     files = encode_images.Artifacts(artifacts.buckets, Path("vae.json"), tmp_path / LATENTS.name)
     encode_images.encode(Unshuffled(), "digest", params, files, fill_only=False)
     manifest = read_table(files.latents, "latents")
