@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages import launch
 from stages.artifacts import read_json, write_csv, write_json
 from stages.contact_sheet import Cell, Section, write_sheet
-from stages.generation import Picture, Sampling, base_records, generate, load_generator
+from stages.generation import (
+    Generator,
+    Picture,
+    Sampling,
+    base_records,
+    controlnet_of,
+    generate,
+    load_generator,
+)
 from stages.judges import JUDGES, Examination
 from stages.judges.verdict import Question, Reading
 from stages.kept_region import kept_errors
@@ -120,7 +128,7 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
     launch.use_threads(params.threads)
     records = base_records(artifacts.base)
     generator = load_generator(params.family, artifacts.trained, records, params.dtype)
-    asked = params.evaluate
+    asked, summary = params.evaluate, read_json(artifacts.summary)
     sampling = Sampling(
         steps=params.steps if asked.steps is None else asked.steps,
         cfg_scale=params.cfg_scale if asked.cfg_scale is None else asked.cfg_scale,
@@ -128,13 +136,32 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
         guidance=params.guidance,
         shift=params.shift,
         sampler=params.sampler,
-        time_offset=read_json(artifacts.summary)["time_offset"],
+        time_offset=summary["time_offset"],
+        controlnet=controlnet_of(summary),
     )
     folder = judge_folder(params.evaluate)
     pictures = generate(generator, exam.questions, sampling, "evaluate", folder)
     readings = exam.read(pictures)
     metrics = exam.metrics(readings) | kept_errors(generator, exam.questions, pictures, folder)
+    metrics |= without_control(generator, exam, sampling, metrics)
     return Judged(exam.questions, pictures, readings, metrics, exam.summary(metrics))
+
+
+def without_control(
+    generator: Generator, exam: Examination, sampling: Sampling, metrics: dict[str, float]
+) -> dict[str, float]:
+    """Measure, where a ControlNet was trained, what the base alone makes of the same noise.
+
+    Returns:
+        Of the judge's first metric, the base's value and what control adds to it.
+    """
+    if generator.controlnet is None:
+        return {}
+    alone = replace(generator, controlnet=None)
+    free = [replace(question, condition=None, condition_of=None) for question in exam.questions]
+    found = exam.metrics(exam.read(generate(alone, free, sampling, "evaluate without control")))
+    name, value = next(iter(found.items()))
+    return {f"{name}_without_control": value, f"{name}_gain": metrics[name] - value}
 
 
 def write_readings(judged: Judged, artifacts: Artifacts) -> None:

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
@@ -22,6 +22,8 @@ from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
 from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages.artifacts import read_json
 from stages.base_record import Record, read_record
+from stages.control import NO_CONTROL, Control, Controlled, Following, follow
+from stages.params.methods import Controlnet
 from stages.prompt_pictures import NOTHING_SEEN, Edited, Seen, check_pictures, encode, kind_of
 from stages.tokenizers import open_tokenizers
 from stages.trained import load_trained
@@ -33,7 +35,7 @@ MAX_BATCH = 16  # pictures a call; bits depend on it, so it is fixed for each si
 BATCH_PIXELS = 1024 * 1024  # a call makes fewer pictures if they are large
 
 
-class Prompt(Edited, Protocol):
+class Prompt(Edited, Controlled, Protocol):
     """What to make a picture of, and how large."""
 
     @property
@@ -53,6 +55,7 @@ class Sampling:
     shift: float | None = None  # of the sampler's t; None: the model's own schedule
     sampler: str | None = None  # None: the model's own
     time_offset: float | None = None  # of references along t; None: the model's own
+    controlnet: Controlnet | None = None  # how one was trained, if one was
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Generator:
     process: Process
     dtype: torch.dtype
     device: torch.device
+    controlnet: nn.Module | None = None  # without it the denoiser predicts alone
 
     def conditions(self, prompts: Sequence[str], width: int, height: int) -> dict[str, Tensor]:
         """Give what stands for prompts: the text encoders' rows, and the size of the pictures."""
@@ -82,6 +86,7 @@ class Generator:
         conditions: Mapping[str, Tensor],
         guidance: float | None = None,
         seen: Seen = NOTHING_SEEN,
+        control: Control = NO_CONTROL,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Give the prediction as a function of noisy latents and t, in float32."""
         conditioning = self.denoiser.conditioning(conditions, guidance)
@@ -91,13 +96,20 @@ class Generator:
             )
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser.predict(noisy.to(self.dtype), t, conditioning).float()
+            noisy = noisy.to(self.dtype)
+            residuals = control.residuals(self.denoiser, noisy, t, conditioning)
+            return self.denoiser.predict(noisy, t, conditioning, residuals).float()
 
         return predict
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, C, h, w) to pictures (B, 3, H, W), about in [-1, 1], in float32."""
         return self.autoencoder.decode(latents.to(self.dtype)).float()
+
+
+def controlnet_of(summary: Mapping[str, Any]) -> Controlnet | None:
+    """Read from train's summary how a ControlNet was trained, if one was."""
+    return None if summary["controlnet"] is None else Controlnet(**summary["controlnet"])
 
 
 def base_records(base: Path) -> dict[str, Record]:
@@ -117,7 +129,9 @@ def load_generator(
     torch_dtype: torch.dtype = getattr(torch, dtype)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as accelerate chooses
     loaded = load_trained(family_name, trained, components["denoiser"], torch_dtype)
-    loaded.network.eval().requires_grad_(False).to(device)
+    for network in (loaded.denoiser.network, loaded.controlnet):
+        if network is not None:
+            network.eval().requires_grad_(False).to(device)
     tokenizer = open_tokenizers(family_name, components["tokenizer"])
     text = components["text_encoder"]
     text_encoder = load_text_encoders(
@@ -125,7 +139,8 @@ def load_generator(
     )
     vae, scheduler = (components[name].folders[name] for name in ("vae", "scheduler"))
     return Generator(
-        denoiser=loaded,
+        denoiser=loaded.denoiser,
+        controlnet=loaded.controlnet,
         autoencoder=load_autoencoder(vae, torch_dtype).to(device),
         text_encoder=text_encoder.to(device),
         tokenizer=tokenizer,
@@ -165,10 +180,12 @@ def generate(
 
     Raises:
         FileNotFoundError: A picture that a prompt names is not there.
-        ValueError: A size is no multiple of the model's cells, or the model sees no such pictures.
+        ValueError: A size is no multiple of the model's cells, the model sees no such pictures, or
+            a picture to follow has another size or is missing.
     """
     check_sizes(prompts, generator.autoencoder.spatial_factor * generator.denoiser.patch, name)
     check_pictures(prompts, folder, name)
+    following = follow(generator.controlnet, sampling.controlnet, prompts, folder, name)
     places = range(len(prompts)) if places is None else places
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, prompt in enumerate(prompts):
@@ -180,9 +197,8 @@ def generate(
             for start in range(0, len(indices), size):
                 chunk = indices[start : start + size]
                 filled = chunk + [chunk[-1]] * (size - len(chunk))
-                made = _batch(
-                    generator, [(places[i], prompts[i]) for i in filled], sampling, folder
-                )
+                batch = [(places[i], prompts[i]) for i in filled]
+                made = _batch(generator, batch, sampling, folder, following)
                 for index, picture in zip(chunk, made, strict=False):
                     pictures[index] = picture
                     keep(places[index], picture)
@@ -228,6 +244,7 @@ def _batch(
     batch: Sequence[tuple[int, Prompt]],
     sampling: Sampling,
     folder: Path,
+    following: Following,
 ) -> list[Picture]:
     width, height = _size(batch[0][1])
     factor = generator.autoencoder.spatial_factor
@@ -235,12 +252,13 @@ def _batch(
     noise = torch.stack([starting_noise(sampling.seed, index, shape) for index, _ in batch])
     prompts = [prompt for _, prompt in batch]
     seen = encode(prompts, folder, generator.autoencoder, generator.device, sampling.time_offset)
+    control = following.control(prompts, generator.denoiser, generator.autoencoder)
     conditions = generator.conditions([prompt.prompt for prompt in prompts], width, height)
-    predict = generator.predictor(conditions, sampling.guidance, seen)
+    predict = generator.predictor(conditions, sampling.guidance, seen, control)
     if sampling.cfg_scale != 1:
         empty = generator.conditions([""], width, height)
         repeated = {name: row.expand(len(batch), *row.shape[1:]) for name, row in empty.items()}
-        unconditional = generator.predictor(repeated, sampling.guidance, seen)
+        unconditional = generator.predictor(repeated, sampling.guidance, seen, control)
         predict = guided(predict, unconditional, sampling.cfg_scale)
     latents = generator.process.sample(
         predict,

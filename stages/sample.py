@@ -9,7 +9,15 @@ from pathlib import Path
 from stages import launch
 from stages.artifacts import read_json
 from stages.contact_sheet import Cell, Section, write_sheet
-from stages.generation import Picture, Sampling, base_records, generate, load_generator
+from stages.control import check_conditions
+from stages.generation import (
+    Picture,
+    Sampling,
+    base_records,
+    controlnet_of,
+    generate,
+    load_generator,
+)
 from stages.params.outputs import Prompt, Sample
 from stages.params.read import key
 from stages.params.tracking import Tracking
@@ -48,6 +56,7 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     """
     folder = Path(params.sample.pictures or "")
     check_pictures(params.sample.prompts, folder, "sample.prompts")
+    check_conditions(params.sample.prompts, folder, "sample.prompts")
     launch.use_threads(params.threads)
     records = base_records(artifacts.base)
     generator = load_generator(params.family, artifacts.trained, records, params.dtype)
@@ -61,6 +70,7 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         asked.shift,
         asked.sampler,
         summary["time_offset"],
+        controlnet_of(summary),
     )
     pictures = generate(generator, asked.prompts, sampling, "sample.prompts", folder)
     title = f"{params.name}: {asked.steps} steps, cfg {asked.cfg_scale:g}, seed {asked.seed}"

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from modelzoo.adapters.files import is_adapter, load_adapters
+from modelzoo.checkpoints.folder import read_config
+from modelzoo.controlnets import load_controlnet_of
 from modelzoo.denoiser import Denoiser, load_denoiser
-from modelzoo.families import family
+from modelzoo.families import Family, family
 from stages.base_record import Record
 
 
-def load_trained(family_name: str, trained: Path, base: Record, dtype: torch.dtype) -> Denoiser:
-    """Return the trained denoiser, every key used.
+@dataclass(frozen=True)
+class Trained:
+    """What makes predictions after a training.
+
+    Attributes:
+        denoiser: trained, or the base with trained adapters, or the untouched base.
+        controlnet: trained beside that base; None where another method trained.
+    """
+
+    denoiser: Denoiser
+    controlnet: nn.Module | None = None
+
+
+def load_trained(family_name: str, trained: Path, base: Record, dtype: torch.dtype) -> Trained:
+    """Return the trained denoiser, or the base and its trained ControlNet, every key used.
 
     Args:
         family_name: `model.type`.
@@ -26,8 +43,22 @@ def load_trained(family_name: str, trained: Path, base: Record, dtype: torch.dty
         ValueError: the weights do not fit.
     """
     kind = family(family_name)
-    if not is_adapter(trained):
-        return load_denoiser(kind.denoiser, trained, dtype)
-    denoiser = load_denoiser(kind.denoiser, base.folders[kind.folder], dtype)
-    load_adapters(denoiser.network, trained)
-    return denoiser
+    adds = is_adapter(trained) or is_controlnet(kind, trained)
+    denoiser = load_denoiser(kind.denoiser, base.folders[kind.folder] if adds else trained, dtype)
+    if is_adapter(trained):
+        load_adapters(denoiser.network, trained)
+    if is_controlnet(kind, trained):
+        return Trained(denoiser, load_controlnet_of(denoiser, trained, dtype))
+    return Trained(denoiser)
+
+
+def is_controlnet(kind: Family, folder: Path) -> bool:
+    """Tell whether a folder holds a ControlNet, of this family or of another.
+
+    Raises:
+        FileNotFoundError: The folder is not there.
+    """
+    if is_adapter(folder):
+        return False
+    name = read_config(folder).get("_class_name", "")
+    return name != kind.denoiser.NETWORK.__name__ and "ControlNet" in name

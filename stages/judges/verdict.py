@@ -22,6 +22,8 @@ class Question:
     height: int
     references: tuple[str, ...] = ()  # pictures to edit, in the judge's folder
     mask: str | None = None  # picture there whose white is filled
+    condition: str | None = None  # picture there that a ControlNet follows as it is
+    condition_of: str | None = None  # picture there of which its condition is made
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ class Prompt:
     height: int = number(1024, at_least=1)  # pixels
     references: list[str] = field(default_factory=list)  # pictures to look at, in sample.pictures
     mask: str | None = None  # picture there whose white is filled in the one reference
+    condition: str | None = None  # picture there that a ControlNet follows as it is
+    condition_of: str | None = None  # picture there of which its condition is made as in training
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,23 @@ class Sample:
     sampler: str | None = choice(None, "euler", "ddim", "dpmpp_2m")  # null: the model's own
 
     @property
-    def names_pictures(self) -> bool:
+    def edits(self) -> bool:
         """Tell whether a prompt is given pictures to edit."""
         return any(prompt.references or prompt.mask for prompt in self.prompts)
+
+    @property
+    def names_pictures(self) -> bool:
+        """Tell whether a prompt is given pictures to edit or to follow."""
+        return self.edits or any(each.condition or each.condition_of for each in self.prompts)
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """The metrics of the trained weights."""
 
-    judge: str | None = choice(None, "digits")  # reader of pictures; null: validation losses only
+    judge: str | None = choice(
+        None, "digits", "edges"
+    )  # reader of pictures; null: validation losses only
     judge_path: str | None = None  # the judge's folder; without a judge `use` writes train_path
     num_prompts: int | None = number(None, at_least=1)  # first prompts of the judge; null: all
     seed: int = number(99, at_least=0, below=2**63)  # of the starting noise and the judge's split

@@ -37,7 +37,7 @@ def editing(config: Config) -> Iterator[str]:
 def prompts(config: Config) -> Iterator[str]:
     """Yield each broken rule of the pictures that prompts name."""
     mode, family = config.training.editing, config.model.type
-    if not config.sample.names_pictures:
+    if not config.sample.edits:
         if mode == "fill":
             yield (
                 "sample.prompts name no masks, but training.editing 'fill' makes a model that "

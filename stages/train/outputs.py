@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.artifacts import staging, write_csv, write_json
+from stages.params.methods import Controlnet
 from stages.tables import SCHEMA_VERSION
 from stages.train.history import History, ValidationRow
 from stages.train.method import Method
@@ -37,6 +38,7 @@ class Report:
     items: Sequence[str]  # of the validation grid
     visits: Mapping[str, int]  # how often each sample was trained on
     losses: Mapping[str, MeanLosses]  # of the samples that were
+    controlnet: Controlnet | None = None  # how one was trained, if one was
 
 
 def write_outputs(folder: Path, state: TrainState, method: Method, report: Report) -> None:
@@ -54,6 +56,7 @@ def _summary(state: TrainState, report: Report) -> dict[str, object]:
     editing = state.model.editing
     base, kept = _validations(state.history, report)
     return {
+        "controlnet": None if report.controlnet is None else asdict(report.controlnet),
         "fingerprint": report.fingerprint,
         "num_images": len(report.visits),  # that could be trained on
         "num_parameters": sum(p.numel() for p in state.trainable.values()),

@@ -106,6 +106,7 @@ class Trainer:
             items=self.validation.names,
             visits=samples.by_sample(self.batches.order.visits(self.plan.steps)),
             losses=self.state.history.samples.by_sample(samples.sample_of_name),
+            controlnet=self.params.training.controlnet,
         )
         write_outputs(output, self.state, self.method, report)
         for name in ("summary.json", "curves"):

@@ -129,7 +129,7 @@ def _write_model(data: Path, family: str) -> None:
         "val_loss": 0.123456789,
         "val_loss_base": 2.0,
     }
-    summary["time_offset"] = None
+    summary |= {"time_offset": None, "controlnet": None}
     _write(data / "train" / "summary.json", summary)
     by_item = "item,base,trained\na,2.5,0.5\nb,1.5,0.5\nc,2.0,0.5\n"
     (data / "train" / "curves").mkdir()

@@ -58,7 +58,7 @@ def test_lora_learns_on_every_family_and_loads_into_its_base(make_workspace, fam
     assert summary["num_parameters"] == sum(t.numel() for t in weights(workspace).values())
     base = read_record(Path("data/base/denoiser.json"))
     loaded = load_trained(family, workspace.output / "weights", base, torch.float32)
-    assert adapted(loaded.network)
+    assert adapted(loaded.denoiser.network)
     idle = [name for name, tensor in weights(workspace).items() if not tensor.any()]
     assert len(idle) == (family == "sd3")  # the last context of SD3 asks nothing
 
