@@ -118,6 +118,14 @@ def encode(
     return Seen(references=latents, time_offset=time_offset)
 
 
+def all_filled(autoencoder: Autoencoder, count: int, height: int, width: int) -> Seen:
+    """Let a Fill model see pictures of which nothing is kept."""
+    parameter = next(autoencoder.parameters())
+    grey = torch.zeros(count, 3, height, width, dtype=parameter.dtype)
+    mask = torch.ones(count, 1, height, width)
+    return Seen(fill=fill_channels(grey, mask, autoencoder, parameter.device))
+
+
 def open_picture(path: Path, prompt: Edited) -> Tensor:
     """Open a picture as (3, H, W) in [-1, 1]: its middle, in the prompt's size."""
     pixels = torch.from_numpy(_cut(path, prompt)).permute(2, 0, 1)

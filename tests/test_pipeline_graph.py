@@ -132,4 +132,3 @@ def test_editing_the_autoencoder_re_encodes_pictures_and_no_captions():
     path = Path("modelzoo/autoencoders/flux2.py")
     assert is_listed(path, "encode_images")
     assert not is_listed(path, "encode_captions")
-    assert not is_listed(path, "train")

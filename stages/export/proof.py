@@ -14,6 +14,7 @@ from modelzoo.checkpoints.folder import load_component
 from stages.base_record import Record, read_record
 from stages.export.bundle import frozen_parts
 from stages.generation import Generator, base_records, load_generator, starting_noise
+from stages.prompt_pictures import NOTHING_SEEN, Seen, all_filled
 
 TOLERANCE = 1e-6  # largest difference of a prediction or pixel between training's files and export
 PROMPTS = ("", "a proof of the export")
@@ -94,7 +95,7 @@ def prediction(generator: Generator) -> Tensor:
     t = torch.tensor(TIMES, device=generator.device)
     side = CELLS * generator.autoencoder.spatial_factor
     conditions = generator.conditions(PROMPTS, side, side)
-    return generator.predictor(conditions)(_noisy(generator), t)
+    return generator.predictor(conditions, seen=_seen(generator, side))(_noisy(generator), t)
 
 
 @torch.inference_mode()
@@ -108,3 +109,10 @@ def _noisy(generator: Generator) -> Tensor:
     shape = (generator.autoencoder.latent_channels, CELLS, CELLS)
     noise = torch.stack([starting_noise(0, index, shape) for index in range(len(PROMPTS))])
     return noise.to(generator.device)
+
+
+def _seen(generator: Generator, side: int) -> Seen:
+    """Give a Fill model the picture that it cannot do without."""
+    if not getattr(generator.denoiser.config, "fill_channels", 0):
+        return NOTHING_SEEN
+    return all_filled(generator.autoencoder, len(PROMPTS), side, side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stages.params.schema import number
+from stages.params.schema import choice, number
 
 
 @dataclass(frozen=True)
@@ -14,3 +14,10 @@ class Kontext:
     time_offset: float | None = number(
         None, above=0
     )  # along t, from the target to the first reference and on to each next; null: the family's
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Pictures of which a part is painted anew, as further channels."""
+
+    masks: str = choice("files", "files", "random")  # of data.mask, or boxes and strokes

@@ -18,4 +18,6 @@ OF_EDITING = {"kontext": {"reference"}, "fill": {"mask"}}
 def roles_read(training: Training) -> set[str]:
     """Return the roles that a training reads beside "target", of `stages.tables.ROLES`."""
     of_editing = OF_EDITING.get(training.editing or "", set())
+    if training.draws_masks:
+        of_editing = set()
     return OF_METHOD.get(training.method, set()) | of_editing

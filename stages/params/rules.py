@@ -45,7 +45,7 @@ NO_PICTURES = (
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
     "training.method": ("full_finetune", "lora"),
-    "training.editing": (None, "kontext"),
+    "training.editing": (None, "kontext", "fill"),
     "data.cache_latents": (True,),
     "hardware.mixed_precision": ("no", "bf16"),
 }
@@ -79,11 +79,6 @@ def broken(config: Config) -> Iterator[str]:
     yield from rules_controlnet.controlnet(config)
     yield from rules_lora.lora(config)
     yield from rules_lora.export(config)
-    if config.data.mask is not None:
-        yield (
-            f"data.mask: {config.data.mask!r} given, which training.method "
-            f"{config.training.method!r} does not read: set it to null"
-        )
 
 
 def derived(config: Config) -> dict[str, str | None]:

@@ -17,11 +17,17 @@ def editing(config: Config) -> Iterator[str]:
             f"training.editing: {mode!r} given, but model.type {family!r} edits no pictures: set "
             f"null, or take one of {' and '.join(EDITABLE)}"
         )
-    if config.training.kontext is not None and mode != "kontext":
-        yield (
-            f"training.kontext is given, but training.editing is {mode!r}: set training.kontext "
-            "to null, or training.editing to 'kontext'"
-        )
+    for section in ("kontext", "fill"):
+        if getattr(config.training, section) is not None and mode != section:
+            yield (
+                f"training.{section} is given, but training.editing is {mode!r}: set training."
+                f"{section} to null, or training.editing to {section!r}"
+            )
+    yield from _references(config, mode)
+    yield from _masks(config, mode)
+
+
+def _references(config: Config, mode: str | None) -> Iterator[str]:
     if mode == "kontext" and not config.data.references:
         yield (
             "data.references is empty, but training.editing 'kontext' learns from them: name the "
@@ -31,6 +37,22 @@ def editing(config: Config) -> Iterator[str]:
         yield (
             f"data.references: {config.data.references} given, but training.editing is {mode!r}, "
             "which reads none: set [] or training.editing to 'kontext'"
+        )
+
+
+def _masks(config: Config, mode: str | None) -> Iterator[str]:
+    given = config.data.mask
+    reads_files = mode == "fill" and not config.training.draws_masks
+    if reads_files and given is None:
+        yield (
+            "data.mask is null, but training.editing 'fill' learns from masks: name their column "
+            "or folder, or set training.fill.masks to 'random'"
+        )
+    if given is not None and not reads_files:
+        reader = "draws masks at random" if mode == "fill" else "reads none"
+        yield (
+            f"data.mask: {given!r} given, but training.editing {mode!r} {reader}: set data.mask to "
+            "null, or training.editing to 'fill' with training.fill.masks 'files'"
         )
 
 

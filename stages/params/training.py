@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stages.params.editing import Kontext
+from stages.params.editing import Fill, Kontext
 from stages.params.methods import Controlnet, Dreambooth, FullFinetune, Lora
 from stages.params.objective import Objective
 from stages.params.optimizer import Ema, LrSchedule, Optimizer
@@ -73,11 +73,17 @@ class Training:
     explosion_factor: float | None = number(None, above=1)  # ... so many times the usual loss
     log_every: int = number(10, at_least=1)  # optimizer steps
     kontext: Kontext | None = None  # only with its mode of editing, which has defaults
+    fill: Fill | None = None  # the same
     allow_distilled: bool = False  # full fine-tuning of a base distilled to few steps
     full_finetune: FullFinetune | None = None  # only with its method
     lora: Lora | None = None  # only with its method
     dreambooth: Dreambooth | None = None  # only with its method
     controlnet: Controlnet | None = None  # only with its method
+
+    @property
+    def draws_masks(self) -> bool:
+        """Tell whether what is filled is drawn at random for each visit."""
+        return self.editing == "fill" and self.fill is not None and self.fill.masks == "random"
 
     def __post_init__(self) -> None:
         """Refuse pairs of which one would be ignored."""

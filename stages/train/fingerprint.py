@@ -21,7 +21,6 @@ SHARED = ("batch_sizes.py", "randomness.py")  # of stages: what decides a batch,
 UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never trains
     "__init__.py",
     "adapters/attach.py",
-    "autoencoders",
     "checkpoints/convert.py",
     "checkpoints/digest.py",
     "checkpoints/layouts/clip.py",

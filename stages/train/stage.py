@@ -24,7 +24,7 @@ from stages.rows.location import store_root
 from stages.train.bad_steps import BadSteps
 from stages.train.batches import Batches
 from stages.train.checkpoints import LOCK, Checkpoints, checkpoint_folder
-from stages.train.editing import editing_of
+from stages.train.editing import editing_of, fitting, pixels_of_a_cell
 from stages.train.fingerprint import fingerprint, outcome
 from stages.train.lock import held
 from stages.train.method import Method
@@ -123,7 +123,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         seed=params.seed,
         epochs=settings.epochs,
     )
-    state = create_state(params, artifacts, method, peers)
+    state = create_state(params, artifacts, method, peers, pixels_of_a_cell(splits["train"]))
     refuse_unread_guidance(settings.objective.guidance, state.model.denoiser)
     return Trainer(
         params=params,
@@ -153,14 +153,19 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     )
 
 
-def create_state(params: Params, artifacts: Artifacts, method: Method, peers: Peers) -> TrainState:
-    """Load the base and prepare it for this machine."""
+def create_state(
+    params: Params, artifacts: Artifacts, method: Method, peers: Peers, cell: int
+) -> TrainState:
+    """Load the base, whose latent cells have `cell` pixels a side, and prepare it here."""
     accelerator = Accelerator(mixed_precision=params.mixed_precision)
     settings, kind = params.training, families.family(params.family)
     folder = read_record(artifacts.denoiser).folders[kind.folder]
-    denoiser = load_denoiser(kind.denoiser, folder, getattr(torch, params.dtype))
+    dtype: torch.dtype = getattr(torch, params.dtype)
+    denoiser = fitting(load_denoiser(kind.denoiser, folder, dtype), settings, cell)
     model = method.build(denoiser)
-    model.editing = editing_of(settings)
+    model.editing = editing_of(
+        settings, params.seed, artifacts.manifests.vae, dtype, accelerator.device
+    )
     network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))

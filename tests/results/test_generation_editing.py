@@ -15,6 +15,7 @@ from PIL import Image
 
 from modelzoo.flux.v2.conditioning import widen_for_fill
 from stages import sample
+from stages.export import proof
 from stages.generation import Generator, Picture, Sampling, base_records, generate, load_generator
 from stages.params.outputs import Prompt, Sample
 from stages.params.tracking import Tracking
@@ -136,6 +137,13 @@ def test_a_model_is_given_the_pictures_that_it_knows(
         one(generators("flux2"), replace(ONE, mask="mask.png"), folder)
     with pytest.raises(ValueError, match="0 channels of what is to be filled were given"):
         one(filler, ONE, folder)
+
+
+def test_an_export_of_a_fill_model_is_proven_on_pictures_of_which_nothing_is_kept(
+    filler: Generator,
+) -> None:
+    outputs = proof._outputs(filler)
+    assert outputs["prediction"].isfinite().all()
 
 
 def test_pictures_are_cut_to_the_prompt_and_masks_to_two_values(folder: Path) -> None:

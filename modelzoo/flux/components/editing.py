@@ -117,6 +117,28 @@ def widened(embedder: nn.Module, columns: int) -> nn.Linear:
     return wide
 
 
+def fill_columns(denoiser: Denoiser, spatial_factor: int) -> int:
+    """Count what a token of a Fill model has beside the noise: a picture's latents, mask pixels.
+
+    Of FLUX.1 these are 64 + 256, as released; of FLUX.2 128 + 256.
+
+    Args:
+        denoiser: A Fill model or its base.
+        spatial_factor: Pixels along a side of a latent cell.
+    """
+    config = denoiser.config
+    return (config.out_channels or config.in_channels) + (denoiser.patch * spatial_factor) ** 2
+
+
+def widened_for_fill(denoiser: D, spatial_factor: int) -> D:
+    """Make a Fill model of a base, which predicts exactly what the base does, whatever is filled.
+
+    Raises:
+        ValueError: The denoiser has further channels already.
+    """
+    return with_further_channels(denoiser, fill_columns(denoiser, spatial_factor))
+
+
 def with_further_channels(denoiser: D, columns: int) -> D:
     """Give a denoiser whose image tokens have `columns` more channels, which at first say nothing.
 

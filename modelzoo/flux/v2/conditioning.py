@@ -77,8 +77,7 @@ def widen_for_fill(denoiser: Flux2, spatial_factor: int) -> Flux2:
     Raises:
         ValueError: The denoiser has such channels already.
     """
-    columns = denoiser.config.in_channels + spatial_factor**2
-    return editing.with_further_channels(denoiser, columns)
+    return editing.widened_for_fill(denoiser, spatial_factor)
 
 
 def widen_for_control(denoiser: Flux2) -> Flux2:
