@@ -18,7 +18,7 @@ from stages.randomness import generator
 from stages.train.objectives import Objective
 from stages.train.order import MicroBatch, Order
 from stages.train.peers import Peers
-from stages.train.samples import Samples
+from stages.train.samples import Indices, Samples
 
 Variant = TypeVar("Variant")
 
@@ -95,14 +95,17 @@ class Batches:
             for place, part in enumerate(self.order.at(step))
         ]
 
+    def visits(self, steps: int) -> Indices:
+        """Count how often each item is trained on in the first `steps` steps, (items,)."""
+        return self.order.visits(steps)
+
     def _names(self, part: MicroBatch) -> tuple[str, ...]:
         return tuple(self.samples.names[item] for item in part.items)
 
     def _batch(self, part: MicroBatch) -> Batch:
         names = self._names(part)
         visits = list(zip(names, part.visits.tolist(), strict=True))
-        rows = self._choose("geometry", [self.samples.rows[item] for item in part.items], visits)
-        captions = self._choose("caption", [self.samples.captions[i] for i in part.items], visits)
+        rows, captions = self._rows(part), self._captions(part)
         latents = self._latents(rows, visits)
         noise = np.empty(latents.shape, np.float32)
         uniform = np.empty(len(names), np.float64)
@@ -128,14 +131,21 @@ class Batches:
             **self.samples.pictures(rows),
         )
 
+    def _rows(self, part: MicroBatch) -> list[int]:
+        return self._choose("geometry", self.samples.rows, part)
+
+    def _captions(self, part: MicroBatch) -> list[str]:
+        return self._choose("caption", self.samples.captions, part)
+
     def _choose(
-        self, purpose: str, variants: Sequence[Sequence[Variant]], visits: Sequence[tuple[str, int]]
+        self, purpose: str, variants: Sequence[Sequence[Variant]], part: MicroBatch
     ) -> list[Variant]:
         """Return the variant of each item that its visit takes."""
-        return [
-            of[turn(len(of), visit, self.seed, name, purpose)]
-            for of, (name, visit) in zip(variants, visits, strict=True)
-        ]
+        chosen = []
+        for item, visit in zip(part.items, part.visits.tolist(), strict=True):
+            of, name = variants[item], self.samples.names[item]
+            chosen.append(of[turn(len(of), visit, self.seed, name, purpose)])
+        return chosen
 
     def _offset(self, channels: int, name: str, visit: int) -> npt.NDArray[np.float32]:
         """Return what the noise of a visit has in common over each channel, (C, 1, 1)."""

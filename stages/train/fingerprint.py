@@ -17,7 +17,11 @@ from stages.base_record import read_record
 from stages.params.read import canonical
 from stages.params.training import Training
 
-SHARED = ("batch_sizes.py", "randomness.py")  # of stages: what decides a batch, for others too
+SHARED = (
+    "batch_sizes.py",
+    "class_images.py",
+    "randomness.py",
+)  # of stages: what decides a batch, for others too
 UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never trains
     "__init__.py",
     "adapters/attach.py",

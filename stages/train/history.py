@@ -13,11 +13,14 @@ from torch import Tensor
 from stages.train.bad_steps import BadSteps
 from stages.train.sample_losses import SampleLosses
 
+NUMBERS = ("loss", "grad_norm", "class_loss")  # of Metrics, that the curves are means of
+
 
 class Metrics(NamedTuple):
     """One step, read by hooks: only who logs it waits for the device."""
 
     loss: Tensor  # (), mean over the step's images
+    class_loss: Tensor  # (), what of it preserves DreamBooth's prior
     grad_norm: Tensor  # (), before clipping
     lr: float
     names: tuple[str, ...]  # of the step's items
@@ -33,6 +36,7 @@ class LossRow(NamedTuple):
     loss: float
     lr: float  # of the last of the steps
     grad_norm: float
+    class_loss: float = 0.0  # what of the loss preserves DreamBooth's prior
 
 
 class ValidationRow(NamedTuple):
@@ -50,7 +54,7 @@ class History:
 
     losses: list[LossRow] = field(default_factory=list)
     validations: list[ValidationRow] = field(default_factory=list)
-    window: list[tuple[float, float]] = field(default_factory=list)  # loss, grad norm of each step
+    window: list[tuple[float, ...]] = field(default_factory=list)  # NUMBERS of each step
     bad: BadSteps = field(default_factory=BadSteps)
     skips_overflow: bool = False  # fp16: a step whose gradient overflows is not taken
     samples: SampleLosses = field(default_factory=SampleLosses)
@@ -68,9 +72,10 @@ class History:
         """
         if not self._unread:
             return self.bad.num == 0
-        for metrics, (loss, grad_norm), losses, times in _read(self._unread):
+        for metrics, numbers, losses, times in _read(self._unread):
             self.samples.add(metrics.names, losses, times)
-            self.window.append((loss, grad_norm))
+            self.window.append(tuple(numbers))
+            loss, grad_norm, _ = numbers
             is_finite = math.isfinite(loss) and (math.isfinite(grad_norm) or self.skips_overflow)
             self.bad.add(loss, is_finite, metrics.names)
         self._unread = []
@@ -81,9 +86,10 @@ class History:
     def close_window(self, step: int, lr: float) -> None:
         """Add a row to the loss curve: the means since the last one."""
         self.settle(step)
-        losses, grad_norms = zip(*self.window, strict=True)
-        mean_loss, mean_norm = math.fsum(losses) / len(losses), math.fsum(grad_norms) / len(losses)
-        self.losses.append(LossRow(step, mean_loss, lr, mean_norm))
+        loss, norm, class_loss = (
+            math.fsum(column) / len(column) for column in zip(*self.window, strict=True)
+        )
+        self.losses.append(LossRow(step, loss, lr, norm, class_loss))
         self.window = []
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +106,7 @@ class History:
         """Undo `to_json`; only sound states are gone on from, so no step is bad."""
         self.losses = [LossRow(*row) for row in plain["losses"]]
         self.validations = [ValidationRow(*row) for row in plain["validations"]]
-        self.window = [(loss, grad_norm) for loss, grad_norm in plain["window"]]
+        self.window = [tuple(numbers) for numbers in plain["window"]]
         self.samples = SampleLosses.from_json(plain["samples"])
         self.bad = replace(self.bad, num=0, is_finite=True, recent=plain["recent"])
 
@@ -114,14 +120,14 @@ class History:
 def _read(
     unread: Sequence[Metrics],
 ) -> Iterator[tuple[Metrics, list[float], list[float], list[float]]]:
-    """Wait once for the device; yield each step's loss and grad norm, items' losses and times."""
-    of_steps = torch.stack([torch.stack([m.loss, m.grad_norm]) for m in unread])
+    """Wait once for the device; yield each step's NUMBERS, and its items' losses and times."""
+    of_steps = torch.stack([torch.stack([getattr(m, n) for n in NUMBERS]) for m in unread])
     of_items = torch.cat([torch.stack([m.losses / m.weights, m.times]) for m in unread], 1)
     numbers = torch.cat([of_steps.flatten(), of_items.flatten()]).tolist()
-    num_steps, num_items = len(of_steps), of_items.shape[1]
-    losses, times = numbers[2 * num_steps :][:num_items], numbers[2 * num_steps + num_items :]
-    start = 0
+    num_items, of_all = of_items.shape[1], of_steps.numel()
+    losses, times = numbers[of_all:][:num_items], numbers[of_all + num_items :]
+    width, start = len(NUMBERS), 0
     for place, metrics in enumerate(unread):
         items = slice(start, start + len(metrics.names))
-        yield metrics, numbers[2 * place : 2 * place + 2], losses[items], times[items]
+        yield metrics, numbers[width * place : width * (place + 1)], losses[items], times[items]
         start = items.stop

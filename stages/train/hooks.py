@@ -7,7 +7,7 @@ import time
 
 from stages.tracking import Run
 from stages.train.checkpoints import Checkpoints
-from stages.train.history import History, Metrics
+from stages.train.history import History, LossRow, Metrics
 from stages.train.loop import Hook
 from stages.train.progress import say
 from stages.train.signals import Stopping
@@ -47,13 +47,16 @@ def track(run: Run) -> Hook:
 
 def log_curves(run: Run, history: History) -> None:
     """Log the rows of both curves that the run does not have yet."""
-    losses = (
-        (row.step, {"loss": row.loss, "lr": row.lr, "grad_norm": row.grad_norm})
-        for row in reversed(history.losses)
-    )
-    run.log_rows("loss", losses)
+    run.log_rows("loss", ((row.step, _numbers(row)) for row in reversed(history.losses)))
     validations = ((row.step, {"val_loss": row.loss}) for row in reversed(history.validations))
     run.log_rows("val_loss", validations)
+
+
+def _numbers(row: LossRow) -> dict[str, float]:
+    numbers = {"loss": row.loss, "lr": row.lr, "grad_norm": row.grad_norm}
+    if row.class_loss:
+        numbers |= {"loss_instance": row.loss - row.class_loss, "loss_class": row.class_loss}
+    return numbers
 
 
 class Teller:

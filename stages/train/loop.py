@@ -40,17 +40,27 @@ def fit(
         columns = []
         for batch in micro_batches:
             if isinstance(batch, Elsewhere):
-                columns.append(torch.zeros(3, len(batch), device=state.device))
+                columns.append(torch.zeros(4, len(batch), device=state.device))
                 continue
             losses = method.losses(state.model, batch)
             state.backward(losses.sum() / num_images)
-            columns.append(torch.stack([losses.detach(), batch.weights, batch.t]))
-        losses, weights, times = state.peers.add(torch.cat(columns, dim=1))
+            of_class = torch.zeros_like(batch.t) if batch.prior is None else batch.prior
+            columns.append(torch.stack([losses.detach(), batch.weights, batch.t, of_class]))
+        losses, weights, times, of_class = state.peers.add(torch.cat(columns, dim=1))
         state.add_gradients()
         grad_norm = state.clip_gradients(plan.max_grad_norm)
         state.advance()
         names = tuple(name for batch in micro_batches for name in batch.names)
-        metrics = Metrics(losses.sum() / num_images, grad_norm, lr, names, losses, weights, times)
+        metrics = Metrics(
+            loss=losses.sum() / num_images,
+            class_loss=(losses * of_class).sum() / num_images,
+            grad_norm=grad_norm,
+            lr=lr,
+            names=names,
+            losses=losses,
+            weights=weights,
+            times=times,
+        )
         for hook in hooks:  # tensors: only a hook that logs waits for them
             hook(state, metrics)
 

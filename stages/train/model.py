@@ -18,11 +18,13 @@ class Model:
         denoiser: of the base; adapters are inside its network.
         controlnet: learns instead of the denoiser's network, which is then frozen.
         editing: what the denoiser is told of the batch's pictures; None: nothing.
+        frozen: a copy of the base as it was, where the method asks what it would have predicted.
     """
 
     denoiser: Denoiser
     controlnet: nn.Module | None = None
     editing: Editing | None = None
+    frozen: Denoiser | None = None
 
     @property
     def learner(self) -> nn.Module:

@@ -45,7 +45,7 @@ class Order:
             epochs: Where the data ends; None: never.
         """
         self.buckets, self.repeats, self.accumulation = buckets, repeats, accumulation
-        self.seed, self.epochs = seed, epochs
+        self.batch_sizes, self.seed, self.epochs = batch_sizes, seed, epochs
         self.num_parts = {
             name: -(-int(repeats[of].sum()) // batch_sizes[name])
             for name, of in sorted(buckets.items())

@@ -69,7 +69,12 @@ def _summary(state: TrainState, report: Report) -> dict[str, object]:
 
 
 def _write_curves(folder: Path, history: History, report: Report) -> None:
-    write_csv(folder / "loss.csv", ["step", "loss", "lr", "grad_norm"], history.losses)
+    header: list[str] = ["step", "loss", "lr", "grad_norm"]
+    rows: list[tuple[float, ...]] = [row[:4] for row in history.losses]
+    if any(row.class_loss for row in history.losses):
+        header += ["loss_instance", "loss_class"]
+        rows = [(*row[:4], row.loss - row.class_loss, row.class_loss) for row in history.losses]
+    write_csv(folder / "loss.csv", header, rows)
     validations = [(row.step, row.loss) for row in history.validations]
     write_csv(folder / "val_loss.csv", ["step", "val_loss"], validations)
     base, kept = _validations(history, report)

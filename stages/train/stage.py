@@ -34,6 +34,7 @@ from stages.train.optimizers import create_optimizer
 from stages.train.order import Order
 from stages.train.peers import Peers
 from stages.train.plan import create_plan, micro_batch_sizes
+from stages.train.prior import with_prior
 from stages.train.ranks import train_together
 from stages.train.samples import Manifests, open_samples
 from stages.train.state import TrainState
@@ -125,23 +126,25 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     )
     state = create_state(params, artifacts, method, peers, pixels_of_a_cell(splits["train"]))
     refuse_unread_guidance(settings.objective.guidance, state.model.denoiser)
+    batches = Batches(
+        samples=splits["train"],
+        order=order,
+        objective=objective,
+        caption_dropout=settings.caption_dropout,
+        posterior=settings.posterior,
+        seed=params.seed,
+        num_tokens=state.model.denoiser.num_tokens,
+        peers=peers,
+    )
+    batches = with_prior(batches, settings.dreambooth)
     return Trainer(
         params=params,
         artifacts=artifacts,
         fingerprint=outcome(digest, settings.checkpoint.use),
         state=state,
         method=method,
-        batches=Batches(
-            samples=splits["train"],
-            order=order,
-            objective=objective,
-            caption_dropout=settings.caption_dropout,
-            posterior=settings.posterior,
-            seed=params.seed,
-            num_tokens=state.model.denoiser.num_tokens,
-            peers=peers,
-        ),
-        plan=create_plan(settings, order.num_steps),
+        batches=batches,
+        plan=create_plan(settings, batches.order.num_steps),
         validation=Validation(
             samples=splits["validation"],
             method=method,

@@ -104,7 +104,7 @@ class Trainer:
             weights_step=step,
             times=self.validation.times,
             items=self.validation.names,
-            visits=samples.by_sample(self.batches.order.visits(self.plan.steps)),
+            visits=samples.by_sample(self.batches.visits(self.plan.steps)),
             losses=self.state.history.samples.by_sample(samples.sample_of_name),
             controlnet=self.params.training.controlnet,
         )

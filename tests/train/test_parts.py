@@ -223,6 +223,7 @@ def test_every_calls_on_multiples_and_at_the_end():
 def metrics(loss, grad_norm=1.0, lr=0.1, ids=("a",)):
     return Metrics(
         torch.tensor(loss),
+        torch.tensor(0.0),
         torch.tensor(grad_norm),
         lr,
         ids,
@@ -240,7 +241,8 @@ def test_a_row_of_the_curve_is_the_mean_since_the_last_one_also_across_a_restart
     history.close_window(2, lr=0.1)
     history.add(metrics(5.0))
     history.close_window(3, lr=0.05)
-    assert [tuple(row) for row in history.losses] == [(2, 1.5, 0.1, 2.0), (3, 5.0, 0.05, 1.0)]
+    rows = [tuple(row) for row in history.losses]
+    assert rows == [(2, 1.5, 0.1, 2.0, 0.0), (3, 5.0, 0.05, 1.0, 0.0)]
 
 
 def test_three_steps_without_a_finite_loss_end_training_with_the_names_of_the_first():

@@ -230,9 +230,10 @@ def test_a_dataset_without_validation_images_is_refused(make_workspace):
         run(workspace.params())
 
 
-def test_a_method_that_is_not_there_is_refused(workspace):
-    with pytest.raises(ValueError, match=r"training\.method: 'dreambooth' is not available"):
-        run(workspace.params(method="dreambooth"))
+def test_a_method_that_is_not_there_is_refused(workspace, monkeypatch):
+    monkeypatch.setattr("stages.train.stage.METHODS", {"full_finetune": None})
+    with pytest.raises(ValueError, match=r"training\.method: 'lora' is not available"):
+        run(workspace.params(method="lora"))
 
 
 def test_mixed_precision_trains_nearly_the_same(workspace, forks):

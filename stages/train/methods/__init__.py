@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from stages.params.training import Training
 from stages.train.method import Method
 from stages.train.methods.controlnet import Controlnet
+from stages.train.methods.dreambooth import Dreambooth
 from stages.train.methods.full_finetune import FullFinetune
 from stages.train.methods.lora import Lora
 from stages.train.objectives import Objective
@@ -17,5 +18,6 @@ from stages.train.objectives import Objective
 METHODS: Mapping[str, Callable[[Objective, Training, int], Method]] = {
     "full_finetune": FullFinetune,
     "lora": Lora,
+    "dreambooth": Dreambooth,
     "controlnet": Controlnet,
 }

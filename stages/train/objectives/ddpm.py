@@ -42,7 +42,10 @@ class Ddpm:
 
     def losses(self, prediction: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the distance to what the schedule says the network predicts, weighted."""
-        target = self.schedule.target(data, noise, t)
+        return self.errors(prediction, self.schedule.target(data, noise, t), t)
+
+    def errors(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Return the distance to a target, as the settings weigh it."""
         errors = item_errors(prediction, target, self.settings)
         kind = self.schedule.prediction_type
         if self.settings.weighting == "min_snr":

@@ -45,7 +45,10 @@ class FlowMatching:
 
     def losses(self, prediction: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the distance to the velocity of that line, as the settings weigh it."""
-        target = flow_matching.velocity_target(data, noise)
+        return self.errors(prediction, flow_matching.velocity_target(data, noise), t)
+
+    def errors(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Return the distance to a target, as the settings weigh it."""
         errors = item_errors(prediction, target, self.settings)
         weigh = WEIGHTINGS.get(self.settings.weighting)
         return errors if weigh is None else weigh(t) * errors

@@ -39,3 +39,7 @@ class Objective(Protocol):
     def losses(self, prediction: Tensor, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return each item's loss (B,) for a prediction (B, C, H, W) in float32."""
         ...
+
+    def errors(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Return each item's weighted distance (B,) to any target (B, C, H, W) at times t."""
+        ...
