@@ -118,7 +118,8 @@ def test_random_masks_train_a_model_that_loads_as_a_fill_model(make_workspace, f
     assert filled["val_loss"] < 0.98 * base
     assert filled["time_offset"] is None
     record = read_record(workspace.root / "data/base/denoiser.json")
-    trained = load_trained(family, workspace.output / "weights", record, torch.float32)
+    loaded = load_trained(family, workspace.output / "weights", record, torch.float32)
+    trained = loaded.denoiser
     assert trained.config.fill_channels == COLUMNS[family]
     learned = trained.network.get_submodule("x_embedder").weight[:, -COLUMNS[family] :]
     assert learned.abs().max() > 0
