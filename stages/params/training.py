@@ -28,6 +28,7 @@ class Checkpoint:
     keep: int = number(2, at_least=1)  # newest ones kept
     keep_best: bool = False  # the one of the lowest validation loss too
     use: str = choice("last", "last", "best")  # whose weights are the training's outcome
+    resume_from: str | None = None  # a checkpoint of the same parameters, such as of older code
 
     def __post_init__(self) -> None:
         """Refuse to use what is not kept."""

@@ -48,18 +48,28 @@ class Checkpoints:
     Of several processes the first writes, and all read, from a disk that their nodes share.
     """
 
-    def __init__(self, folder: Path, settings: Checkpoint) -> None:
+    def __init__(self, folder: Path, settings: Checkpoint, start: Path | None = None) -> None:
         self.folder = folder
         self.settings = settings
+        self.start = start  # a checkpoint of another folder, where this one has none
 
     def restore(self, state: TrainState) -> None:
-        """Continue `state` from the newest checkpoint that is whole; leave it if there is none."""
+        """Continue `state` from the newest checkpoint that is whole; leave it if there is none.
+
+        Raises:
+            ValueError: `start`, which was asked for, cannot be gone on from.
+        """
         content = self._newest_whole() if state.peers.is_first else None
-        path = state.peers.told(content and content.path)
+        if content is None and self.start is not None and state.peers.is_first:
+            self._copy_best(self.start.parent)
+        path = state.peers.told(self.start if content is None else content.path)
         if path is None:
             return
-        content = content or _read(path)
-        state.load(content.files, content.facts)
+        if path == self.start:
+            _load_asked_for(path, state)
+        else:
+            content = content or _read(path)
+            state.load(content.files, content.facts)
         say(f"going on after step {state.step} from {path}")
 
     def _newest_whole(self) -> Content | None:
@@ -79,6 +89,14 @@ class Checkpoints:
             shutil.rmtree(path)
         return None
 
+    def _copy_best(self, other: Path) -> None:
+        """Take over the best checkpoint of the folder that is gone on from."""
+        for path in other.glob("best-*"):
+            if not (copy := self.folder / path.name).exists():
+                partial = self.folder / f".{path.name}.partial"
+                shutil.copytree(path, partial)
+                os.rename(partial, copy)
+
     def _has_best_of(self, content: Content) -> bool:
         """Return whether the best of the steps so far is there."""
         history = History()
@@ -96,8 +114,9 @@ class Checkpoints:
         """
         if state.history.settle(state.step) or (is_last and state.history.bad.is_finite):
             self._write(self.folder / f"step-{state.step:08d}", state)
-            for old in list(self._newest_first())[self.settings.keep :]:
-                shutil.rmtree(old)
+            if state.peers.is_first:
+                for old in list(self._newest_first())[self.settings.keep :]:
+                    shutil.rmtree(old)
 
     def save_best(self, state: TrainState) -> None:
         """Keep the checkpoint of the lowest validation loss so far, and no other such.
@@ -192,6 +211,17 @@ def _read(path: Path) -> Content:
             raise ValueError(f"the checksum of {name} is wrong")
     files = {name.removesuffix(".safetensors"): load_file(path / name) for name in facts["files"]}
     return Content(path, files, facts)
+
+
+def _load_asked_for(path: Path, state: TrainState) -> None:
+    try:
+        content = _read(path)
+        state.load(content.files, content.facts)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"params.yaml: training.checkpoint.resume_from: {path} is damaged or of code that kept "
+            f"other things ({type(error).__name__}: {error}): give another, or null"
+        ) from error
 
 
 def _whole(path: Path) -> Content | None:

@@ -41,10 +41,14 @@ UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never
 )
 
 
-def fingerprint(
-    tables: Iterable[Path], base: Iterable[Path], training: Training, settings: Mapping[str, Any]
-) -> str:
-    """Hash the data, the base, the parameters and the code that training depends on (sha256 hex).
+def parts_of(
+    tables: Iterable[Path],
+    base: Iterable[Path],
+    training: Training,
+    settings: Mapping[str, Any],
+    start: Path | None = None,
+) -> dict[str, Any]:
+    """Name the data, the base, the parameters and the code that training depends on.
 
     Code counts, or a checkpoint of the code before an edit would pass for the edited code's.
     How often checkpoints are written and which is used does not count: the training is the same.
@@ -53,11 +57,13 @@ def fingerprint(
         tables: The manifests of latents, prompts and captions.
         base: The records of what of the base is trained or says how.
         training: The section `training`.
-        settings: Whatever else changes the weights' bits: seed, dtype, precision, threads.
+        settings: Whatever else changes the weights' bits, by its key: seed, dtype, threads.
+        start: The facts of the checkpoint to go on from, of another folder.
     """
     counted = canonical(dataclasses.asdict(training))
     del counted["checkpoint"]
-    parts = {
+    resumed = {} if start is None else {"resumed_from": sha256_file(start)}
+    return resumed | {
         "tables": {path.name: sha256_file(path) for path in tables},
         "base": {path.name: read_record(path).digest for path in base},
         "training": counted,
@@ -65,6 +71,10 @@ def fingerprint(
         "code": _code_digest(),
         "torch": torch.__version__.partition("+")[0],  # whichever wheel
     }
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """Hash what training depends on (sha256 hex)."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

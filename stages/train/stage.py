@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,9 +23,9 @@ from stages.params.training import Training
 from stages.rows.location import store_root
 from stages.train.bad_steps import BadSteps
 from stages.train.batches import Batches
-from stages.train.checkpoints import LOCK, Checkpoints, checkpoint_folder
+from stages.train.checkpoints import FACTS, LOCK, Checkpoints, checkpoint_folder
 from stages.train.editing import editing_of, fitting, pixels_of_a_cell
-from stages.train.fingerprint import fingerprint, outcome
+from stages.train.fingerprint import fingerprint, outcome, parts_of
 from stages.train.lock import held
 from stages.train.method import Method
 from stages.train.methods import METHODS
@@ -36,6 +36,7 @@ from stages.train.peers import Peers
 from stages.train.plan import create_plan, micro_batch_sizes
 from stages.train.prior import with_prior
 from stages.train.ranks import train_together
+from stages.train.resume import refuse_other, starting_point
 from stages.train.samples import Manifests, open_samples
 from stages.train.state import TrainState
 from stages.train.trainer import Trainer
@@ -107,7 +108,10 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     use_threads(params.threads)
     peers = Peers.meet(params.processes)
     settings, root = params.training, store_root(params.store)
-    digest = weights_fingerprint(params, artifacts)
+    parts = parts_of_training(params, artifacts)
+    if (start := starting_point(settings.checkpoint.resume_from)) is not None:
+        refuse_other(start, parts)
+    folder = checkpoint_folder(root, fingerprint(parts))
     roles = roles_read(settings)
     with peers.first():  # missing rows are encoded once
         splits = open_samples(artifacts.manifests, params.family, params.resolution, root, roles)
@@ -140,7 +144,8 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     return Trainer(
         params=params,
         artifacts=artifacts,
-        fingerprint=outcome(digest, settings.checkpoint.use),
+        fingerprint=outcome(fingerprint(parts), settings.checkpoint.use),
+        parts=parts,
         state=state,
         method=method,
         batches=batches,
@@ -152,7 +157,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
             times=settings.validation.timesteps,
             batch_sizes=micro_batch_sizes(splits["validation"].buckets, settings),
         ),
-        checkpoints=Checkpoints(checkpoint_folder(root, digest), settings.checkpoint),
+        checkpoints=Checkpoints(folder, settings.checkpoint, start),
     )
 
 
@@ -197,21 +202,28 @@ def refuse_unread_guidance(guidance: float, denoiser: Denoiser) -> None:
 
 def weights_fingerprint(params: Params, artifacts: Artifacts = Artifacts()) -> str:
     """Return the fingerprint of the weights that these parameters and files lead to."""
+    return fingerprint(parts_of_training(params, artifacts))
+
+
+def parts_of_training(params: Params, artifacts: Artifacts) -> dict[str, Any]:
+    """Name what the weights depend on."""
     manifests = artifacts.manifests
-    return fingerprint(
+    start = starting_point(params.training.checkpoint.resume_from)
+    return parts_of(
         tables=[manifests.latents, manifests.prompts, manifests.captions],
         base=[artifacts.denoiser, artifacts.scheduler],
         training=params.training,
         settings={
-            "seed": params.seed,
-            "resolution": params.resolution,
-            "family": params.family,
-            "dtype": params.dtype,
-            "mixed_precision": params.mixed_precision,
-            "gradient_checkpointing": params.gradient_checkpointing,
-            "threads": params.threads,
-            "processes": params.processes,
+            "experiment.seed": params.seed,
+            "data.resolution": params.resolution,
+            "model.type": params.family,
+            "model.dtype": params.dtype,
+            "hardware.mixed_precision": params.mixed_precision,
+            "hardware.gradient_checkpointing": params.gradient_checkpointing,
+            "hardware.threads": params.threads,
+            "hardware.processes": params.processes,
         },
+        start=start and start / FACTS,
     )
 
 

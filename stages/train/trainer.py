@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.tracking import Run, training_run
 from stages.train import hooks
@@ -14,6 +15,7 @@ from stages.train.loop import Hook, every, fit
 from stages.train.method import Method
 from stages.train.outputs import Report, write_outputs
 from stages.train.plan import Plan
+from stages.train.resume import announce
 from stages.train.signals import Stopping
 from stages.train.state import TrainState
 from stages.train.validation import Validation
@@ -28,7 +30,8 @@ class Trainer:
 
     params: Params
     artifacts: Artifacts
-    fingerprint: str
+    fingerprint: str  # of the weights that are written
+    parts: Mapping[str, Any]  # what the training is made of
     state: TrainState
     method: Method
     batches: Batches
@@ -45,6 +48,8 @@ class Trainer:
         """
         peers = self.state.peers
         with Stopping() as stopping, self._tracked() as run:
+            if peers.is_first:
+                announce(self.checkpoints.folder, self.params.name, self.parts)
             self.checkpoints.restore(self.state)
             if self.state.step < self.plan.steps:
                 self._train(stopping, run)

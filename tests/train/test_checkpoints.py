@@ -192,3 +192,84 @@ def test_how_many_bad_steps_end_training_is_a_parameter(workspace):
     with pytest.raises(ValueError, match="not finite since step 6"):
         trainer.fit()
     assert state.step == 6
+
+
+STOPS = {"steps": 12, "checkpoint": {"every": 4, "keep": 2}}
+
+
+def stopped(workspace, forks, **training):
+    """Train to step 8 and stop; return the folder of the checkpoints."""
+    params = workspace.params(**STOPS | training)
+    child = forks.Process(target=run_to, args=(params, 8))
+    child.start()
+    child.join()
+    return folder_of(workspace, params)
+
+
+def test_a_checkpoint_of_other_code_is_gone_on_from_where_it_is_asked_for(
+    workspace, forks, monkeypatch, capsys
+):
+    run(workspace.params(**STOPS))
+    expected = (workspace.output / WEIGHTS).read_bytes()
+    shutil.rmtree(workspace.store / "checkpoints")
+    folder = stopped(workspace, forks)
+    monkeypatch.setattr("stages.train.fingerprint._code_digest", lambda: "edited")
+    shutil.rmtree(workspace.output)
+    start = {"resume_from": str(folder / "step-00000004")}
+    run(workspace.params(**STOPS | {"checkpoint": STOPS["checkpoint"] | start}))
+    said = capsys.readouterr().out
+    assert "step-00000004 was written by other code" in said
+    assert f"going on after step 4 from {folder}" in said
+    assert (workspace.output / WEIGHTS).read_bytes() == expected
+
+
+def test_a_checkpoint_of_other_parameters_is_refused_with_their_names(workspace, forks):
+    folder = stopped(workspace, forks)
+    start = {"resume_from": str(folder)}
+    params = workspace.params(
+        **STOPS | {"checkpoint": start, "learning_rate": 2e-2, "ema": None, "batch_size": 3}
+    )
+    with pytest.raises(ValueError, match=r"resume_from: .*step-00000008 is of another") as error:
+        run(replace(params, seed=2))
+    said = str(error.value)
+    assert "experiment.seed (1 there, 2 here)" in said
+    assert "training.learning_rate (0.01 there, 0.02 here)" in said
+    assert "training.ema.decay (0.9 there, nothing here)" in said
+    assert "training.batch_size (4 there, 3 here)" in said
+    rows = workspace.latents()
+    workspace.write_latents([row | {"weight": 0.5} for row in rows])
+    with pytest.raises(ValueError, match=r"differs in data/latents\.parquet \(other content\):"):
+        run(workspace.params(**STOPS | {"checkpoint": start}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no checkpoint", r"no checkpoint is there: give a folder step-"),
+        ("no parameters", r"parameters\.json is not there"),
+        ("broken", r"step-00000008 is damaged or of code that kept other things"),
+    ],
+)
+def test_a_checkpoint_that_is_asked_for_must_be_whole(workspace, forks, damage, message):
+    folder = stopped(workspace, forks)
+    if damage == "no checkpoint":
+        for path in folder.glob("step-*"):
+            shutil.rmtree(path)
+    elif damage == "no parameters":
+        (folder / "parameters.json").unlink()
+    else:
+        (folder / "step-00000008" / "weights.safetensors").write_bytes(b"")
+    params = workspace.params(**STOPS | {"checkpoint": {"resume_from": str(folder)}})
+    with pytest.raises(ValueError, match=message):
+        run(params)
+
+
+def test_a_new_training_says_how_it_differs_from_the_unfinished_one(workspace, forks, capsys):
+    folder = stopped(workspace, forks)
+    run(workspace.params(**STOPS | {"learning_rate": 2e-2}))
+    said = capsys.readouterr().out
+    assert f"starting anew: the unfinished training in {folder} (step-00000008)" in said
+    assert "differs in training.learning_rate (0.01 there, 0.02 here)\n" in said
+    shutil.rmtree(folder)
+    run(workspace.params(**STOPS | {"learning_rate": 3e-2}))
+    assert "starting anew" not in capsys.readouterr().out, "a finished one was not given up"
