@@ -105,7 +105,7 @@ def test_a_killed_process_ends_the_others_with_one_sentence_and_training_resumes
     params = with_processes(workspace, 2, steps=60, checkpoint={"every": 5, "keep": 2})
     folder = workspace.store / "checkpoints" / weights_fingerprint(params)[:16]
     trainer = workspace.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # loaded cores take long to import torch thrice
     while not any(folder.glob("step-*")):
         assert trainer.poll() is None, trainer.stdout.read()
         assert time.monotonic() < deadline
@@ -114,8 +114,8 @@ def test_a_killed_process_ends_the_others_with_one_sentence_and_training_resumes
     victim = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
     victim.send_signal(signal.SIGKILL)
     began = time.monotonic()
-    said = trainer.communicate(timeout=60)[0]
-    assert time.monotonic() - began < 30
+    said = trainer.communicate(timeout=120)[0]
+    assert time.monotonic() - began < 60
     assert trainer.returncode == 1
     assert f"process 1 of 2 (pid {victim.pid}) was ended by SIGKILL" in said
     assert f"run again to resume from {folder}" in said
