@@ -11,7 +11,7 @@ from modelzoo.families import FAMILIES
 from modelzoo.flux.components.positions import reference_positions
 from stages.params.editing import Kontext
 from stages.params.resolve import settled
-from stages.train.stage import create_trainer
+from stages.train.stage import create_trainer, run
 
 EXPERIMENTS = Path(__file__).parents[2] / "params" / "experiments"
 STEPS = {"flux": 1, "flux2": 10}  # of the released models, from one reference to the next along t
@@ -113,6 +113,15 @@ def test_a_sample_without_a_reference_is_named(make_workspace):
     batch = replace(trainer.batches.at(0)[0], references=())
     with pytest.raises(ValueError, match=f"sample '{batch.names[0]}' has no reference"):
         trainer.method.losses(trainer.state.model, batch)
+
+
+@pytest.mark.parametrize("family", STEPS)
+def test_references_of_the_dataset_are_learned_from(make_workspace, family):
+    workspace = make_workspace(family=family, references=(2,))
+    run(workspace.params(**LEARNING[family], editing="kontext", kontext={"time_offset": 3.0}))
+    summary = json.loads((workspace.output / "summary.json").read_text())
+    assert summary["val_loss"] < 0.98 * summary["val_loss_base"]
+    assert summary["time_offset"] == 3  # for sampling
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - STEPS))

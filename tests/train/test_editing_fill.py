@@ -125,6 +125,14 @@ def test_random_masks_train_a_model_that_loads_as_a_fill_model(make_workspace, f
     assert learned.abs().max() > 0
 
 
+@pytest.mark.parametrize("family", CELLS)
+def test_masks_of_the_dataset_are_learned_from(make_workspace, family):
+    workspace = make_workspace(family=family, has_masks=True)
+    run(params_of(workspace, editing="fill"))
+    summary = json.loads((workspace.output / "summary.json").read_text())
+    assert summary["val_loss"] < 0.98 * summary["val_loss_base"]
+
+
 def test_a_random_mask_belongs_to_the_visit_and_hides_what_it_covers(make_workspace):
     workspace = make_workspace()
     autoencoder = give_autoencoder(workspace)
