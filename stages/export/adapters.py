@@ -87,7 +87,7 @@ def merge_into(folder: Path, trained: Path, base: Path, family_name: str, dtype:
     generator = load_generator(family_name, trained, records, dtype)
     count_trained(generator.denoiser.network)
     expected = prediction(generator)
-    merged = load_trained(family_name, trained, records["denoiser"], torch.float32)
+    merged = load_trained(family_name, trained, records["denoiser"], torch.float32).denoiser
     merge_adapters(merged.network)
     merged.network.to(generator.dtype)
     save_denoiser(merged, folder)

@@ -36,7 +36,7 @@ def assemble(
     folder.mkdir(parents=True)
     parts = frozen_parts(base)
     write_json(_model_index(base, {name, *parts}), folder / INDEX)
-    _write_denoiser(folder / name, denoiser, upstream)
+    write_weights(folder / name, denoiser, upstream)
     for part, source in parts.items():
         (folder / part).mkdir()
         for file in component_files(source.folder):
@@ -73,7 +73,7 @@ def _model_index(base: Path, kept: Set[str]) -> dict[str, Any]:
     return {k: v for k, v in index.items() if k in kept or not isinstance(v, list)}
 
 
-def _write_denoiser(folder: Path, source: Path, upstream: Mapping[str, str]) -> None:
+def write_weights(folder: Path, source: Path, upstream: Mapping[str, str]) -> None:
     """Copy the weights with `upstream` in the header of each file."""
     folder.mkdir()
     for file in weight_files(source):

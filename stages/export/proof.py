@@ -95,17 +95,18 @@ def prediction(generator: Generator) -> Tensor:
     t = torch.tensor(TIMES, device=generator.device)
     side = CELLS * generator.autoencoder.spatial_factor
     conditions = generator.conditions(PROMPTS, side, side)
-    return generator.predictor(conditions, seen=_seen(generator, side))(_noisy(generator), t)
+    return generator.predictor(conditions, seen=_seen(generator, side))(noisy_latents(generator), t)
 
 
 @torch.inference_mode()
 def _outputs(generator: Generator) -> dict[str, Tensor]:
     """Give the prediction and the decoded pixels for a fixed batch."""
-    picture = generator.decode(_noisy(generator))
+    picture = generator.decode(noisy_latents(generator))
     return {"prediction": prediction(generator), "picture": picture}
 
 
-def _noisy(generator: Generator) -> Tensor:
+def noisy_latents(generator: Generator) -> Tensor:
+    """Give the noise of a fixed batch, (B, C, h, w) in float32."""
     shape = (generator.autoencoder.latent_channels, CELLS, CELLS)
     noise = torch.stack([starting_noise(0, index, shape) for index in range(len(PROMPTS))])
     return noise.to(generator.device)

@@ -14,12 +14,14 @@ from stages import launch
 from stages.artifacts import read_json, sha256_file, staging, write_json
 from stages.export.adapters import export_adapters, merge_into
 from stages.export.bundle import assemble, base_digests
+from stages.export.controlnet import export_controlnet
 from stages.export.delivery import birth_record, check_destination, deliver
 from stages.export.proof import prove
 from stages.params.outputs import Export
 from stages.params.read import key
 from stages.params.tracking import Tracking
 from stages.tracking import MlflowRun, find_run
+from stages.trained import is_controlnet
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def _write(
 ) -> dict[str, Any]:
     """Write what was trained, alone or in a whole model, and return the proof."""
     trained, base = artifacts.trained, artifacts.base
+    if is_controlnet(family(params.family), trained):
+        return export_controlnet(staged, trained, base, params.family, params.dtype, upstream)
     if not is_adapter(trained):
         return _write_model(staged, trained, params, artifacts, upstream)
     if not params.export.merge:

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from modelzoo.checkpoints.digest import component_digest
 from modelzoo.controlnet import save_controlnet
 from modelzoo.controlnets import Sizes, kind_of
 from modelzoo.denoiser import load_denoiser, save_denoiser
@@ -18,10 +21,11 @@ from modelzoo.families import FAMILIES
 from stages import evaluate, sample
 from stages.base_record import read_record
 from stages.conditions.making import canny
+from stages.export import stage as export
 from stages.generation import Sampling, base_records, generate, load_generator
 from stages.judges.edges import EdgesJudge, agreement, edges_of
 from stages.params.methods import Controlnet
-from stages.params.outputs import Evaluate, Prompt, Sample
+from stages.params.outputs import Evaluate, Export, Prompt, Sample
 from stages.params.tracking import Tracking
 from stages.trained import load_trained
 
@@ -212,3 +216,40 @@ def test_a_judge_that_cannot_tell_refuses(pictures, change, message):
 
 def test_edges_are_one_pixel_wide():
     assert 15 < edges_of(np.asarray(disc())).sum() < 45
+
+
+def export_it(family: str) -> None:
+    params = export.Params(family, "float32", Export(), "outputs/toy", 1, Tracking(mlflow=False))
+    export.run(params)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_export_is_the_controlnet_alone_and_proven(data_of, family):
+    data = data_of(family)
+    train_controlnet(data, family)
+    export_it(family)
+    (weights,) = {path.name for path in (data / "export").iterdir()} - {"config.json"}
+    proof = json.loads((data / "export_proof.json").read_text())
+    assert proof["largest_difference"] == {"residuals": 0.0}
+    assert proof["largest_change_of_a_prediction"] > 0
+    assert proof["digests"] == {"controlnet": component_digest(data / "train/weights")}
+    with safe_open(data / "export" / weights, "pt") as file:
+        header = file.metadata()
+    assert header["diffbase.training_fingerprint"] == "f" * 64
+    assert (Path("outputs/toy") / weights).read_bytes() == (data / "export" / weights).read_bytes()
+
+
+def test_a_controlnet_that_has_learnt_nothing_is_not_exported(data):
+    train_controlnet(data, "flux2")
+    file = data / "train/weights/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    still = {
+        name: torch.zeros_like(value)
+        if name.startswith(("controlnet_blocks", "controlnet_single_blocks"))
+        else value
+        for name, value in tensors.items()
+    }
+    save_file(still, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"nothing was trained: the ControlNet in .* adds nothing"):
+        export_it("flux2")
+    assert not (data / "export").exists()
