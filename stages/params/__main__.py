@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from stages.params import rules_lora
 from stages.params.use import PARAMS, use
 
 
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
         config = use(given.file, given.overrides)
     except (ValueError, OSError) as error:
         sys.exit(f"params: {error}")
+    for doubt in rules_lora.doubtful(config):
+        print(f"params: warning: {doubt}", file=sys.stderr)  # noqa: T201
     training = config.training
     length = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
     print(  # noqa: T201

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelzoo.adapters import found
 from stages.params.config import Config
+from stages.params.rules_optimizer import STEP_DISTILLED
 
 
 def lora(config: Config) -> Iterator[str]:
@@ -35,6 +36,17 @@ def lora(config: Config) -> Iterator[str]:
         yield (
             f"training.lora.init_from: {given.init_from!r} is not there: give a .safetensors file "
             "or a folder with a LoRA, or null"
+        )
+
+
+def doubtful(config: Config) -> Iterator[str]:
+    """Yield what is allowed of adapters, but seldom wanted."""
+    model = config.model
+    is_distilled = (model.type, model.variant) in STEP_DISTILLED and model.from_scratch is None
+    if config.training.lora is not None and is_distilled:
+        yield (
+            f"model.variant {model.variant!r} is distilled to few steps, which long training of "
+            "adapters undoes: train on its base model, and load the LoRA into this one"
         )
 
 

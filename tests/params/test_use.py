@@ -224,6 +224,17 @@ def test_the_sdxl_example_wants_for_its_base_alone(workspace: Path) -> None:
         use(Path("params/experiments/sdxl_lora_example.yaml"))
 
 
+def test_a_lora_of_a_distilled_base_is_only_warned_about(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "weights").mkdir()
+    given = ["model.from_scratch=null", "model.pretrained_path=weights", *LORA]
+    command.main(["use", DIGITS, *given, "model.variant=klein-4b"])
+    assert "'klein-4b' is distilled to few steps, which long training" in capsys.readouterr().err
+    command.main(["use", DIGITS, *given, "model.variant=klein-base-4b"])
+    assert not capsys.readouterr().err
+
+
 def test_what_a_lora_goes_on_from_is_known_by_its_content(digits: Use, workspace: Path) -> None:
     given = workspace / "mine.safetensors"
     save_file({"x": torch.zeros(1)}, given)
