@@ -34,9 +34,10 @@ def cluster():
 
 @pytest.fixture
 def local(workspace):
-    """Forty pictures, and their rows and manifest as one process makes them; the store is empty."""
+    """Rows and manifest of forty pictures, three masked, as one process makes them; no store."""
     for seed in range(10, 40):
         workspace.add_picture(seed)
+    workspace.add_masks(3)
     workspace.write()
     encode_pictures()
     expected = all_rows(LATENTS, "latents"), LATENTS.read_bytes()
@@ -55,7 +56,7 @@ def test_actors_of_two_nodes_encode_the_same_bits_though_one_is_killed(cluster, 
     monkeypatch.setattr(encode_images, "load_encoder", fragile.dies_once)
     count, found = encode_on(cluster)
     assert len(list(Path("deaths").iterdir())) == 1
-    assert (count.encoded, count.reused) == (40, 0)
+    assert (count.encoded, count.reused) == (46, 0)
     assert found == local
 
 
@@ -78,7 +79,7 @@ def test_a_lost_node_loses_no_row(cluster, local, monkeypatch):
     killer.start()
     count, found = encode_on(cluster)
     killer.join()
-    assert count.encoded == 40
+    assert count.encoded == 46
     assert found == local
 
 

@@ -148,16 +148,9 @@ def test_references_of_other_shapes_are_not_in_one_batch(encoded):
     assert all(shape.count("+") == 2 for shape in by_shape)
 
 
-def with_masks(workspace):
-    """Give three pictures masks: their sizes are those of the pictures."""
-    for number, picture in enumerate(workspace.pictures[:3]):
-        geometry = {name: picture[name] for name in encode_images.CARRIED}
-        workspace.add_picture(30 + number, **geometry | {"role": "mask"})
-    workspace.write()
-
-
 def test_what_a_mask_leaves_is_what_fill_looks_at(workspace):
-    with_masks(workspace)
+    workspace.add_masks(3)
+    workspace.write()
     encode_pictures()
     picture = workspace.pictures[0]
     rows, vae = open_latents(LATENTS, None), load_autoencoder(VAE)
@@ -174,7 +167,8 @@ def test_what_a_mask_leaves_is_what_fill_looks_at(workspace):
 
 
 def test_rows_of_masks_are_the_same_at_once_in_steps_and_filled(workspace):
-    with_masks(workspace)
+    workspace.add_masks(3)
+    workspace.write()
     assert encode_pictures().encoded == 10 + 3 + 3
     expected, manifest = all_rows(LATENTS, "latents"), LATENTS.read_bytes()
     shutil.rmtree("store")
@@ -191,7 +185,8 @@ def test_rows_of_masks_are_the_same_at_once_in_steps_and_filled(workspace):
 
 
 def test_another_mask_costs_its_row_and_what_it_leaves(workspace):
-    with_masks(workspace)
+    workspace.add_masks(3)
+    workspace.write()
     encode_pictures()
     target = workspace.pictures[0]
     workspace.pictures = [
@@ -206,7 +201,8 @@ def test_another_mask_costs_its_row_and_what_it_leaves(workspace):
 
 
 def test_the_store_knows_rows_of_masks_before_and_after_they_are_encoded(workspace):
-    with_masks(workspace)
+    workspace.add_masks(3)
+    workspace.write()
     store = Params("flux2", "float32", 4, 1, "pictures", None)
     root = str(Path("store").absolute())
     wanted = expected_pictures(store)
@@ -220,7 +216,8 @@ def test_the_store_knows_rows_of_masks_before_and_after_they_are_encoded(workspa
 
 
 def test_a_mask_depends_on_no_encoder(workspace):
-    with_masks(workspace)
+    workspace.add_masks(3)
+    workspace.write()
     encode_pictures()
     record = Path("data/base/vae.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "digest": "0" * 64}))

@@ -79,6 +79,12 @@ class Workspace:
         self.captions[content[:20]] = f"picture number {seed}"
         return content[:20]
 
+    def add_masks(self, num: int) -> None:
+        """Give the first pictures masks, whose sizes are theirs."""
+        for number, picture in enumerate(self.pictures[:num]):
+            geometry = {name: picture[name] for name in encode_images.CARRIED}
+            self.add_picture(300 + number, **geometry | {"role": "mask"})
+
     def write(self) -> None:
         """Write what the stages before the encoders write."""
         rows = sorted(self.pictures, key=place)
