@@ -147,6 +147,24 @@ def test_a_value_that_the_dtype_would_change_is_refused(tmp_path, dtype):
     assert table.version == 0
 
 
+@pytest.mark.parametrize("size", [3, 4, 768])
+def test_pixels_are_a_byte_each_and_read_in_place(tmp_path, size):
+    values = np.arange(2 * size, dtype=np.float32).reshape(2, size) % 256
+    table = RowTable.open(str(tmp_path), NAME, {"pixels": Column((size,), "uint8")})
+    table.add(["k1", "k2"], {"pixels": values})
+    assert table.row_bytes == size
+    assert FlatRows(lance.dataset(table.uri), table.columns, {})
+    assert table.take(["k2", "k1"])["pixels"].tolist() == values[::-1].tolist()
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 256])
+def test_a_value_that_is_no_pixel_is_refused(tmp_path, value):
+    table = RowTable.open(str(tmp_path), NAME, {"pixels": Column((2,), "uint8")})
+    with pytest.raises(ValueError, match="stored as uint8, but 1 of 2 values are not exact"):
+        table.add(["k1"], {"pixels": np.array([[7, value]], np.float32)})
+    assert table.version == 0
+
+
 def test_a_dtype_that_has_no_form_is_refused():
     with pytest.raises(ValueError, match="'int8' cannot be stored: use one of"):
         Column((2,), "int8")
