@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,18 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from stages import encode_captions
 from stages.artifacts import read_table
+from stages.bucket import stage as bucket
 from stages.check_captions import stage as check_captions
 from stages.class_images import class_caption, rare_words, read_index, told_of_class
+from stages.encode_images import stage as encode_images
 from stages.generate_class_images import making
+from stages.generate_class_images import stage as generate_class_images
 from stages.generate_class_images.stage import Params, run
 from stages.ingest import stage as ingest
+from stages.make_conditions import stage as make_conditions
 from stages.params import schema
 from stages.params.captions import Captions
 from stages.params.methods import Dreambooth
+from stages.params.read import read
+from stages.report_dataset import stage as report_dataset
+from stages.train import stage as train
 from tests.data.ingesting import ingest_params
 
 INSTANCE, CLASS = "sks handwritten digits", "handwritten digits"
@@ -253,3 +263,37 @@ def test_where_predictions_are_the_prior_the_class_captions_are_encoded(params: 
     run(asking(params, num_class_images=0, prior="prediction"))
     told = told_of_class(read_index(OUTPUT), {INSTANCE, "sks digits, alone"})
     assert told == {CLASS, "digits, alone"}
+
+
+@pytest.mark.parametrize("prior", ["images", "prediction"])
+def test_the_subject_is_learned_from_its_pictures_and_the_prior(
+    params: Params, subject: Path, prior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages in turn: what generate_class_images writes reaches the loss of each step."""
+    monkeypatch.delenv("DIFFBASE_STORE", raising=False)
+    number = 3 if prior == "images" else 0
+    given = {"instance_prompt": INSTANCE, "class_prompt": CLASS, "prior": prior}
+    given |= {"num_class_images": number, "class_images": {"steps": 1, "cfg_scale": 1.0}}
+    training = {"method": "dreambooth", "dreambooth": given, "steps": 3, "batch_size": 2}
+    sizes = {"resolution": 16, "bucket_resolution_steps": 8, "min_bucket_resolution": 8}
+    tree = {
+        "experiment": {"name": "toy", "output_dir": "outputs", "seed": 1},
+        "model": {"type": "flux2", "dtype": "float32"},
+        "training": training | {"log_every": 1, "validation": {"every": 3, "timesteps": [0.5]}},
+        "data": {"train_path": str(subject), "store": params.store, **sizes},
+        "hardware": {"threads": 1},
+        "tracking": {"mlflow": False},
+    }
+    Path("params.yaml").write_text(json.dumps(tree))
+    stages = (generate_class_images, ingest, check_captions, bucket, make_conditions)
+    for module in (*stages, report_dataset, encode_images, encode_captions, train):
+        module.run(read(module.Params))
+    latents = read_table(Path("data/latents.parquet"), "latents").to_pylist()
+    assert sum(row["prior"] for row in latents) == number
+    ledger = pq.read_table("data/train/ledger.parquet").to_pylist()
+    assert len(ledger) == 4 + number
+    with Path("data/train/curves/loss.csv").open() as file:
+        of_class = [float(row["loss_class"]) for row in csv.DictReader(file)]
+    assert len(of_class) == 3
+    assert (of_class[0] == 0) == (prior == "prediction")  # as yet it is the base itself
+    assert of_class[-1] > 0
