@@ -44,7 +44,7 @@ NO_PICTURES = (
 
 # The schema knows the whole specification; what is not listed here is refused before it runs.
 AVAILABLE: dict[str, tuple[Any, ...]] = {
-    "training.method": ("full_finetune", "lora", "dreambooth"),
+    "training.method": ("full_finetune", "lora", "dreambooth", "controlnet"),
     "training.editing": (None, "kontext", "fill"),
     "data.cache_latents": (True,),
     "hardware.mixed_precision": ("no", "bf16"),

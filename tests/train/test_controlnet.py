@@ -10,7 +10,6 @@ from modelzoo.controlnets import kind_of, load_controlnet_of
 from modelzoo.denoiser import load_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
 from stages.base_record import read_record
-from stages.params import rules
 from stages.params.resolve import settled
 from stages.train.stage import create_trainer
 
@@ -148,13 +147,6 @@ def test_the_visits_that_go_without_a_picture_are_the_seeds(make_workspace):
 METHOD = ("training.method=controlnet",)
 
 
-@pytest.fixture
-def _available(monkeypatch):
-    """Until its pictures are made by the pipeline, the method is refused."""
-    monkeypatch.setitem(rules.AVAILABLE, "training.method", ("full_finetune", "controlnet"))
-
-
-@pytest.mark.usefixtures("_available")
 @pytest.mark.parametrize(
     ("family", "given", "message"),
     [
@@ -180,7 +172,6 @@ def overrides(given):
     return [f"training.controlnet.{names.get(key, key)}={value}" for key, value in given.items()]
 
 
-@pytest.mark.usefixtures("_available")
 def test_a_condition_that_nobody_reads_is_refused():
     with pytest.raises(ValueError, match=r"training.method 'full_finetune' does not read: set it"):
         settled(EXPERIMENTS / EXPERIMENT["flux2"], ["data.condition=edges"])
@@ -189,7 +180,6 @@ def test_a_condition_that_nobody_reads_is_refused():
         settled(EXPERIMENTS / EXPERIMENT["flux2"], made)
 
 
-@pytest.mark.usefixtures("_available")
 def test_a_controlnet_edits_nothing():
     given = [*METHOD, "training.editing=kontext", "data.references=[edit]"]
     given += ["training.controlnet.conditioning_type=canny"]
