@@ -9,9 +9,12 @@ import torch
 from modelzoo.controlnets import kind_of, load_controlnet_of
 from modelzoo.denoiser import load_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
+from stages.artifacts import read_json
 from stages.base_record import read_record
 from stages.params.resolve import settled
+from stages.train.model import Model
 from stages.train.stage import create_trainer
+from stages.trained import load_trained
 
 EXPERIMENTS = Path(__file__).parents[2] / "params" / "experiments"
 EXPERIMENT = {family: f"digits_{family}.yaml" for family in ("sdxl", "flux2")}
@@ -185,3 +188,41 @@ def test_a_controlnet_edits_nothing():
     given += ["training.controlnet.conditioning_type=canny"]
     with pytest.raises(ValueError, match="a ControlNet sees neither references nor masks"):
         settled(EXPERIMENTS / EXPERIMENT["flux2"], given)
+
+
+@pytest.mark.parametrize("family", ["flux2", "sdxl"])
+def test_a_training_follows_the_cached_conditions_and_is_loaded_beside_its_base(
+    make_workspace, family
+):
+    workspace = make_workspace(family=family, **SIZE)
+    trainer = trainer_of(workspace, {"conditioning_type": "canny"}, steps=2)
+    trainer.fit()
+    summary = read_json(workspace.output / "summary.json")
+    assert summary["controlnet"]["conditioning_type"] == "canny"
+    base = read_record(workspace.root / "data/base/denoiser.json")
+    loaded = load_trained(family, workspace.output / "weights", base, torch.float32)
+    batch = trainer.batches.at(2)[0]
+    assert batch.condition is not None
+    method, ours = trainer.method, Model(loaded.denoiser, loaded.controlnet)
+    with trainer.state.evaluation() as kept:
+        expected = method.losses(kept, batch)
+        assert torch.equal(method.losses(ours, batch), expected)
+    assert not torch.equal(expected, losses_of_base(trainer, batch))
+
+
+def test_the_preset_is_checked_and_a_prompt_names_what_is_followed():
+    prompts = "sample.prompts=[{prompt: two, width: 32, height: 32, condition_of: a.png}]"
+    given = [*METHOD, "training.controlnet.conditioning_type=canny"]
+    flux2 = EXPERIMENTS / EXPERIMENT["flux2"]
+    with pytest.raises(ValueError, match=r"sample.prompts\[0\] gives no picture to follow, but"):
+        settled(flux2, [*given, "evaluate.judge=edges"])
+    with pytest.raises(ValueError, match=r"evaluate.judge: 'digits' given, but for a ControlNet"):
+        settled(flux2, [*given, prompts])
+    with pytest.raises(ValueError, match=r"sample.pictures is null, but sample.prompts name"):
+        settled(flux2, [*given, prompts, "evaluate.judge=edges"])
+    with pytest.raises(ValueError, match=r"'edges' given, but .* follows no edges: set null"):
+        settled(flux2, ["evaluate.judge=edges"])
+    with pytest.raises(ValueError, match=r"condition_of is given, but .* follows no pictures"):
+        settled(flux2, [prompts])
+    settings = [*given, prompts, "evaluate.judge=edges", "sample.pictures=params"]
+    assert settled(flux2, settings).training.controlnet.conditioning_type == "canny"
