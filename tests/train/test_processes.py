@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages.params.resolve import settled
 from stages.train.peers import Peers
 from stages.train.stage import create_trainer, run, weights_fingerprint
 
@@ -126,6 +128,55 @@ def test_a_killed_process_ends_the_others_with_one_sentence_and_training_resumes
     said = Path("said").read_text()
     assert said.count("going on after step") == 1, "the first process alone speaks"
     assert json.loads((workspace.output / "summary.json").read_text())["steps"] == 60
+
+
+def stopped_at(params, step):
+    """Train; the second process alone is told to stop after a step."""
+    trainer = create_trainer(params)
+    advance = trainer.state.advance
+
+    def advance_and_tell():
+        advance()
+        if trainer.state.step == step and not trainer.state.peers.is_first:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.state.advance = advance_and_tell
+    trainer.fit()
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(workspace, forks):
+    params = with_processes(workspace, 2, checkpoint={"every": 100, "keep": 2})
+    assert together(forks, 2, stopped_at, params, 7) == [143, 143]
+    folder = workspace.store / "checkpoints" / weights_fingerprint(params)[:16]
+    assert [path.name for path in folder.glob("step-*")] == ["step-00000007"]
+    assert Path("said").read_text().count("stopped by SIGTERM after step 7") == 1
+    assert not workspace.output.exists()
+    assert together(forks, 2, run, params) == [0, 0]
+    stopped = losses_of(workspace)
+    shutil.rmtree(folder)
+    assert together(forks, 2, run, params) == [0, 0]
+    assert losses_of(workspace) == stopped, "resuming is exact"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["hardware.processes=2"], r"a step has 1 micro-batches to share"),
+        (
+            [
+                "hardware.processes=2",
+                "training.gradient_accumulation=2",
+                "training.max_grad_norm=null",
+                "training.optimizer.fused_backward=true",
+            ],
+            r"fused_backward",
+        ),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(tmp_path, given, message):
+    file = Path(__file__).parents[2] / "params/experiments/digits_flux2.yaml"
+    with pytest.raises(ValueError, match=message):
+        settled(file, given)
 
 
 def test_a_launcher_that_starts_another_number_is_refused(workspace, monkeypatch):
