@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from modelzoo.adapters import targets
+from modelzoo.adapters.library import kinds, peft
 
 NAME = "default"  # peft's name of the one adapter
 PREFIXES = ("lora_", "lokr_", "hada_")  # how the names of peft's parameters begin
@@ -56,10 +55,10 @@ class Adapter:
         }
         alpha: Any = self.alpha  # peft takes any number, whatever it declares
         if self.kind == "lokr":
-            return LoKrConfig(**shared, alpha=alpha)
+            return kinds()["LOKR"](**shared, alpha=alpha)
         if self.kind == "loha":
-            return LoHaConfig(**shared, alpha=alpha)
-        return LoraConfig(
+            return kinds()["LOHA"](**shared, alpha=alpha)
+        return kinds()["LORA"](
             **shared,
             lora_alpha=alpha,
             lora_dropout=self.dropout,
@@ -91,7 +90,7 @@ def inject(network: nn.Module, config: Any) -> None:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.default_generator.manual_seed(0)
         warnings.filterwarnings("ignore", "`target_modules` .*regex")
-        inject_adapter_in_model(config, network, NAME)
+        peft().inject_adapter_in_model(config, network, NAME)
     for parameter in adapter_parameters(network).values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
@@ -104,11 +103,8 @@ def config_of(network: nn.Module) -> Any:
 
 def adapted(network: nn.Module) -> dict[str, Any]:
     """Give the layers that have an adapter, by the name that they have without it."""
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, BaseTunerLayer)
-    }
+    tuned = peft().tuners.tuners_utils.BaseTunerLayer
+    return {name: module for name, module in network.named_modules() if isinstance(module, tuned)}
 
 
 def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:

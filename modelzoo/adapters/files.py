@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig
 from torch import Tensor, nn
 
 from modelzoo.adapters.adapter import adapter_parameters, config_of, inject
 from modelzoo.adapters.found import CONFIG, WEIGHTS
+from modelzoo.adapters.library import kinds
 from modelzoo.checkpoints.folder import write_json
 from modelzoo.checkpoints.stream import MemorySource, SafetensorsFile
 from modelzoo.checkpoints.write import write_safetensors
 
 PEFT_PREFIX = "base_model.model."  # of every tensor in a file of peft
-KINDS: dict[str, Any] = {"LORA": LoraConfig, "LOKR": LoKrConfig, "LOHA": LoHaConfig}
 
 
 def is_adapter(folder: Path) -> bool:
@@ -91,12 +90,12 @@ def read_config(folder: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}: give a folder that holds adapters")
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("peft_type") not in KINDS:
+    if values.get("peft_type") not in kinds():
         raise ValueError(
-            f"{path} is of the kind {values.get('peft_type')!r}; known are {sorted(KINDS)!r}: give "
-            "such adapters"
+            f"{path} is of the kind {values.get('peft_type')!r}; known are {sorted(kinds())!r}: "
+            "give such adapters"
         )
-    kind = KINDS[values["peft_type"]]
+    kind = kinds()[values["peft_type"]]
     known = {one.name for one in dataclasses.fields(kind) if one.init}
     return kind(**{name: value for name, value in values.items() if name in known})
 

@@ -110,7 +110,6 @@ def test_a_folder_that_is_there_or_added_to_dvc_is_accepted(digits: Use, made: s
         (["training.optimizer.lr=1e-5"], "two names of one setting"),
         (["training.lora={rank: 4}"], r"set training\.lora to null"),
         (["training.method=lora"], r"training\.lora is null, but training\.method 'lora' reads it"),
-        (["training.method=dreambooth"], "'dreambooth' cannot be run yet; available: 'full_fin"),
         ([*LORA, "training.lora.target_modules=[]"], r"target_modules is empty: give patterns"),
         ([*LORA, "training.lora.train_text_encoder=true"], "text encoders are run once"),
         ([*LORA, "training.lora.init_from=gone"], r"init_from: 'gone' is not there"),
