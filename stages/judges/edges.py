@@ -34,7 +34,11 @@ class EdgeReading(Reading):
 
 @dataclass(frozen=True)
 class EdgesExamination:
-    """The held-out prompts, each with the edges of a real picture of it."""
+    """Edges of held-out real pictures, each asked for without a caption.
+
+    What a caption says of the picture moves the edges too (Zhang et al. 2023, section 3.4: control
+    must do without); so that all that agrees comes of control, none is given.
+    """
 
     questions: list[Question]
     edges: list[Edges]  # asked for, one a question
@@ -96,7 +100,7 @@ class EdgesJudge:
             found = edges_of(picture)
             if not found.any():
                 raise ValueError(f"{folder / name} has no edges to follow: take its prompt out")
-            questions.append(Question(entry["prompt"], *size, condition_of=name))
+            questions.append(Question("", *size, condition_of=name))
             edges.append(found)
         others = _agreement_of_others(edges)
         if others > MAX_OF_OTHERS:

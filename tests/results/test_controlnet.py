@@ -175,6 +175,7 @@ def test_the_judge_knows_real_pictures_and_tells_others(pictures):
     questions(pictures)
     exam = EdgesJudge().prepare(pictures, None)
     assert [question.condition_of for question in exam.questions] == ["left.png", "right.png"]
+    assert {question.prompt for question in exam.questions} == {""}  # no caption helps
     right = [np.asarray(disc(4)), np.asarray(disc(20))]
     assert exam.metrics(exam.read(right))["edge_agreement"] == 1.0
     assert all(reading.correct for reading in exam.read(right))
