@@ -21,7 +21,6 @@ from flows.demo import METRICS, run, worktree
 
 BASES = Path("data/bases")  # in an experiment's worktree: what the demo of that name exported
 EXPORT = Path("data/export")
-PREFIX = "gym_"  # how the names of these experiments begin
 SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 
 
@@ -31,14 +30,19 @@ class Goal:
 
     metric: str
     sign: str  # one of SIGNS
-    value: float
+    value: float | str  # or the metric that it is compared with
 
     def is_met(self, metrics: Mapping[str, float]) -> bool:
         """Say whether it does; a metric that is missing does not."""
-        return self.metric in metrics and SIGNS[self.sign](metrics[self.metric], self.value)
+        value = metrics.get(self.value) if isinstance(self.value, str) else self.value
+        found = metrics.get(self.metric)
+        if found is None or value is None:
+            return False
+        return bool(SIGNS[self.sign](found, value))
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.sign} {self.value:g}"
+        value = self.value if isinstance(self.value, str) else f"{self.value:g}"
+        return f"{self.metric} {self.sign} {value}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,28 @@ class Result:
         return [goal for goal in GOALS[self.name] if not goal.is_met(self.metrics)]
 
 
-GOALS: Mapping[str, tuple[Goal, ...]] = {}
+STYLE = (Goal("digit_accuracy", ">=", 0.85), Goal("style_agreement", ">=", 0.9))
+GOALS: Mapping[str, tuple[Goal, ...]] = {
+    "gym_flux2_lora": STYLE,
+    "gym_flux2_full": STYLE,
+    "gym_flux2_dreambooth": (
+        Goal("style_agreement_hand", ">=", 0.85),
+        Goal("style_agreement_plain", ">=", 0.85),
+    ),
+    "gym_flux2_dreambooth_no_prior": (Goal("style_agreement_plain", "<=", 0.85),),
+    "gym_flux2_controlnet": (
+        Goal("edge_agreement", ">=", 0.8),
+        Goal("edge_agreement_gain", ">=", 0.3),
+    ),
+    "gym_flux2_kontext": (
+        Goal("digit_accuracy_add_one", ">=", 0.85),
+        Goal("digit_accuracy_swap", ">=", 0.85),
+    ),
+    "gym_flux2_fill": (
+        Goal("filled_digit_accuracy", ">=", 0.85),
+        Goal("kept_error", "<=", "kept_error_vae"),
+    ),
+}
 
 
 def main() -> int:
