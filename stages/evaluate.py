@@ -92,12 +92,10 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         exam = JUDGES[judge].prepare(judge_folder(params.evaluate), params.evaluate.num_prompts)
         judged = examine(exam, params, artifacts)
     gain = paired_gain(artifacts.by_item)
-    losses = {
-        "val_loss": summary["val_loss"],
-        "val_loss_base": summary["val_loss_base"],
-        "val_gain": gain.mean,
-        "val_gain_low": gain.low,
-    }
+    losses = {name: summary[name] for name in ("val_loss", "val_loss_base")}
+    losses["val_gain"] = gain.mean
+    if gain.low is not None:
+        losses["val_gain_low"] = gain.low
     metrics = {name: rounded(value) for name, value in {**judged.metrics, **losses}.items()}
     write_readings(judged, artifacts)
     title = f"{params.name}: {judged.line}"

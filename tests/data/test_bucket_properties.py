@@ -99,7 +99,7 @@ def test_the_closest_bucket_is_that_of_exact_arithmetic(buckets: set[Size], size
 def test_a_crop_lies_inside_the_picture_resized_to_cover_the_bucket(
     type: str, choice: Ladders, size: Size, focal: tuple[float | None, float | None], flip: bool
 ) -> None:
-    target = Picture("a", "target", 0, "a", "a.png", *size, "train", 1, 1.0, *focal)
+    target = Picture("a", "target", 0, "a", "a.png", *size, "train", 1, 1.0, False, *focal)
     crop = Crop(type, 2 if type == "random" else 1, flip, 0)
     for resolution, found in choice.of_target(size).items():
         geometries = crops_of(target, resolution, found, crop)

@@ -140,6 +140,7 @@ def test_ctrl_c_leaves_no_process_behind(stage):
         with suppress(OSError):  # nobody waits
             os.close(os.open("pictures/0.png", os.O_WRONLY | os.O_NONBLOCK))
         time.sleep(0.05)
-    assert process.returncode == 130
+    said = process.stderr.read()
+    assert process.returncode == 130, said
     assert not psutil.wait_procs(workers, timeout=20)[1]
-    assert "Traceback" not in process.stderr.read()
+    assert "Traceback" not in said
