@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.dvc_commands import environment
@@ -39,10 +40,14 @@ def main() -> int:
     return 0
 
 
-def worktree(name: str) -> Path:
+def worktree(name: str, prepare: Callable[[Path], None] = lambda folder: None) -> Path:
     """Check the last commit out beside the project and make the experiment active there.
 
     DVC's cache, and with it the row store, is the project's own.
+
+    Args:
+        name: Of a file in params/experiments.
+        prepare: Puts what the experiment's parameters name into the folder, before they are checked.
 
     Raises:
         ValueError: There is no such experiment.
@@ -67,6 +72,7 @@ def worktree(name: str) -> Path:
         text=True,
     ).stdout.strip()
     run(folder, "-m", "dvc", "cache", "dir", "--local", cache)
+    prepare(folder)
     run(folder, "-m", "stages.params", "use", str(EXPERIMENTS / f"{name}.yaml"))
     return folder
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from flows.demo import METRICS, run, worktree
 
 BASES = Path("data/bases")  # in an experiment's worktree: what the demo of that name exported
 EXPORT = Path("data/export")
+WIDTH = 110  # of the table, columns
 SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt}
 
 
@@ -100,9 +100,11 @@ def main() -> int:
 def train(name: str) -> Result:
     """Reproduce an experiment in a worktree of its own, and the base it begins with before."""
     start = time.monotonic()
+    base = f"digits_{name.split('_')[1]}"  # of the same family
     try:
-        folder = worktree(name)
-        supply_base(folder)
+        demo = worktree(base)
+        run(demo, "-m", "dvc", "repro")
+        folder = worktree(name, lambda folder: supply(demo / EXPORT, folder / BASES / base))
         run(folder, "-m", "dvc", "repro")
     except subprocess.CalledProcessError:  # it has said why
         return Result(name, {}, time.monotonic() - start)
@@ -110,20 +112,10 @@ def train(name: str) -> Result:
     return Result(name, metrics, time.monotonic() - start)
 
 
-def supply_base(folder: Path) -> None:
-    """Copy the base that an experiment names to its worktree, and make it first where it is not.
-
-    Raises:
-        CalledProcessError: the base could not be made; it has said why.
-    """
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    given = params["model"]["pretrained_path"]
-    if given is None or not Path(given).is_relative_to(BASES):
-        return
-    demo = worktree(Path(given).name)
-    run(demo, "-m", "dvc", "repro")
-    shutil.rmtree(folder / given, ignore_errors=True)
-    shutil.copytree(demo / EXPORT, folder / given)
+def supply(exported: Path, base: Path) -> None:
+    """Put a copy of what a demo exported where an experiment's parameters name its base."""
+    shutil.rmtree(base, ignore_errors=True)
+    shutil.copytree(exported, base)
 
 
 def show(results: Iterable[Result]) -> None:
@@ -139,7 +131,7 @@ def show(results: Iterable[Result]) -> None:
                 "yes" if goal.is_met(result.metrics) else "NO",
                 f"{result.seconds:.0f}" if place == 0 else "",
             )
-    Console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 if __name__ == "__main__":
