@@ -47,7 +47,7 @@ def worktree(name: str, prepare: Callable[[Path], None] = lambda folder: None) -
 
     Args:
         name: Of a file in params/experiments.
-        prepare: Puts what the experiment's parameters name into the folder, before they are checked.
+        prepare: Puts into the folder what the parameters name, before they are checked.
 
     Raises:
         ValueError: There is no such experiment.
