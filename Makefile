@@ -17,7 +17,7 @@ setup: .venv/complete
 demo: setup
 	@python -m flows.demo $(EXPERIMENT)
 
-# What each training method learns on digits, in a table; about three quarters of an hour.
+# What each training method learns on digits, in a table.
 gym: setup
 	@python -m flows.gym $(EXPERIMENT)
 
