@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stages import pixels
 from stages.artifacts import read_table
-from stages.dataset.files import read_bytes
+from stages.known_pictures import cut_to_bucket
 from stages.picture_rows import WHITE_FROM, Bucketed
 
 
@@ -44,27 +43,9 @@ class Pictures:
         return np.concatenate([cut, Masks(self)(picture["mask"])], axis=2)
 
     def cut(self, picture: Bucketed) -> npt.NDArray[np.uint8]:
-        """Open a picture, make sure that it is the one that ingest read, and cut it to its bucket.
-
-        Returns:
-            Pixels (H, W, 3).
-
-        Raises:
-            ValueError: the picture has changed or is gone.
-        """
-        root, reason = Path(picture.get("root", self.root)), ""
-        try:
-            data = read_bytes(root, picture["path"])
-            image = pixels.open_rgb(data, self.background, self.max_pixels).image
-            content = pixels.content_hash(image)
-        except (pixels.UnreadableImageError, OSError) as error:
-            content, reason = "", f" ({error})"
-        if content != picture["content"]:
-            raise ValueError(
-                f"{root / picture['path']} is no longer the picture that ingest read{reason}:"
-                " run `dvc repro`, which reads it again"
-            )
-        return pixels.crop_to_bucket(image, picture)
+        """Cut a picture that is still what ingest read to its bucket, (H, W, 3)."""
+        root = Path(picture.get("root", self.root))
+        return cut_to_bucket(root, picture, self.background, self.max_pixels)
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.artifacts import sha256_text, write_json
-from stages.rows.location import EXPERIMENTS
+from stages.rows.location import local_root
 
 PARTS = "made_by.json"  # what the folder's name is the hash of
 
 
 def folder_of(root: str, parts: Mapping[str, Any]) -> Path:
     """Name the folder of the pictures that are made so; its pictures depend on nothing else."""
-    if "://" in root:  # pictures are files on a local disk
-        root = f"{Path.cwd().as_posix().partition(f'{EXPERIMENTS}/')[0]}/.dvc/tmp/diffbase"
     name = sha256_text(json.dumps(parts, sort_keys=True))[:32]
-    return Path(root) / "class_images" / name
+    return local_root(root) / "class_images" / name
 
 
 def picture_name(place: int) -> str:

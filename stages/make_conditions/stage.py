@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -15,17 +15,15 @@ from tqdm import tqdm
 from stages import launch, pixels
 from stages.artifacts import read_table, staging, write_table
 from stages.conditions.making import GIVEN, Maker, maker_of
-from stages.dataset.files import read_bytes
+from stages.known_pictures import cut_to_bucket
 from stages.params.methods import Controlnet
 from stages.params.read import key
+from stages.picture_rows import GEOMETRY, Bucketed
 from stages.rows.keys import row_key
 from stages.tables import to_table
 
 METHOD = "controlnet"  # of training.method; others follow no pictures
-GEOMETRY = ("resize_width", "resize_height", "crop_left", "crop_top", "width", "height", "flipped")
 SUFFIX = ".png"
-
-Bucketed: TypeAlias = Mapping[str, Any]  # a row of BUCKETS
 
 
 @dataclass(frozen=True)
@@ -98,34 +96,14 @@ def make(params: Params, folder: Path, maker: Maker, targets: Mapping[str, Bucke
 
     def make_one(item: tuple[str, Bucketed]) -> None:
         name, target = item
+        cut = cut_to_bucket(Path(params.train_path), target, params.background, params.max_pixels)
         with staging(folder / name) as staged:
-            maker(cut(params, target)).save(staged, format="PNG")
+            maker(Image.fromarray(cut)).save(staged, format="PNG")
 
     with ThreadPoolExecutor(os.cpu_count()) as threads, _bar(missing) as bar:
         for _ in threads.map(make_one, missing.items()):
             bar.update()
     return len(missing)
-
-
-def cut(params: Params, target: Bucketed) -> Image.Image:
-    """Open a target, make sure that it is the one that ingest read, and cut it to its bucket.
-
-    Raises:
-        ValueError: The picture has changed or is gone.
-    """
-    root, reason = Path(params.train_path), ""
-    try:
-        data = read_bytes(root, target["path"])
-        image = pixels.open_rgb(data, params.background, params.max_pixels).image
-        content = pixels.content_hash(image)
-    except (pixels.UnreadableImageError, OSError) as error:
-        content, reason = "", f" ({error})"
-    if content != target["content"]:
-        raise ValueError(
-            f"{root / target['path']} is no longer the picture that ingest read{reason}: run "
-            "`dvc repro`, which reads it again"
-        )
-    return Image.fromarray(pixels.crop_to_bucket(image, target))
 
 
 def condition_row(target: Bucketed, name: str, folder: Path) -> dict[str, Any]:

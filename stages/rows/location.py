@@ -25,6 +25,14 @@ def store_root(store: str | None) -> str:
     return str(_main_repository() / Path(place).expanduser())
 
 
+def local_root(root: str) -> Path:
+    """Return the folder for what needs a local disk (locks, renames, pictures): the store itself.
+
+    Where that is an object store it is a folder of the repository, which its experiments share.
+    """
+    return _main_repository() / ".dvc/tmp/diffbase" if "://" in root else Path(root)
+
+
 def _main_repository() -> Path:
     """Return the working folder, or the main repository's when it is an experiment's worktree."""
     here = Path.cwd().as_posix()

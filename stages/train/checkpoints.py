@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.params.training import Checkpoint
-from stages.rows.location import EXPERIMENTS
+from stages.rows.location import local_root
 from stages.train.history import History
 from stages.train.lock import free
 from stages.train.progress import say
@@ -29,9 +29,7 @@ KEPT_TRAININGS = 4  # finished ones whose checkpoint is kept, beside this one
 
 def checkpoint_folder(root: str, fingerprint: str) -> Path:
     """Return the place of a training's checkpoints: beside the row store, on a local disk."""
-    if "://" in root:  # an object store has neither locks nor renames
-        root = f"{Path.cwd().as_posix().partition(f'{EXPERIMENTS}/')[0]}/.dvc/tmp/diffbase"
-    return Path(root) / "checkpoints" / fingerprint[:16]
+    return local_root(root) / "checkpoints" / fingerprint[:16]
 
 
 class Content(NamedTuple):

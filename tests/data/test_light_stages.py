@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 LIGHT = [
     "stages.make_digits",
     "stages.generate_class_images.stage",
-    "stages.make_digits_tasks",
+    "stages.make_digits.tasks",
     "stages.ingest.stage",
     "stages.check_captions.stage",
     "stages.bucket.stage",

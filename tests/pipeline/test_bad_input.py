@@ -21,8 +21,7 @@ def restored(workspace: Workspace) -> Iterator[Workspace]:
     """The workspace, afterwards made what it was."""
     yield workspace
     workspace.ok("git", "checkout", "-q", ".")
-    made = ("dvc.yaml", "data/raw/dvc.yaml:make_digits")  # the gym's datasets are not
-    workspace.ok("dvc", "checkout", "-q", "--force", *made)
+    workspace.ok("dvc", "checkout", "-q", "--force")
 
 
 def assert_one_sentence(finished: Finished, stage: str, *named: str) -> None:

@@ -19,8 +19,8 @@ import psutil
 import yaml
 from PIL import Image
 
-from stages import digits
 from stages.artifacts import sha256_file
+from stages.make_digits import digits
 
 PROJECT = Path(__file__).parents[2]
 OWN_DATA = Path("data/raw/mine")

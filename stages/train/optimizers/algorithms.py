@@ -26,9 +26,7 @@ def adamw(parameters: Parameters, settings: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         parameters,
         lr=0.0,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
+        **_of_adam(settings),
         fused=True,
     )
 
@@ -43,9 +41,7 @@ def adamw_8bit(parameters: Parameters, settings: Optimizer) -> torch.optim.Optim
     made: torch.optim.Optimizer = AdamW8bit(
         parameters,
         lr=0.0,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
+        **_of_adam(settings),
     )
     return made
 
@@ -82,9 +78,7 @@ def prodigy(parameters: Parameters, settings: Optimizer) -> torch.optim.Optimize
         made: torch.optim.Optimizer = Prodigy(
             parameters,
             lr=1.0,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
+            **_of_adam(settings),
             use_bias_correction=True,
             safeguard_warmup=True,
         )
@@ -98,13 +92,20 @@ def schedule_free(parameters: Parameters, settings: Optimizer) -> torch.optim.Op
     made = AdamWScheduleFree(
         parameters,
         lr=0.0,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
+        **_of_adam(settings),
     )
     made.train()  # the average is read off its slots, see `averages`
     optimizer: torch.optim.Optimizer = made
     return optimizer
+
+
+def _of_adam(settings: Optimizer) -> dict[str, Any]:
+    """Give what Adam and all that descends from it are told."""
+    return {
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
 
 
 def muon(parameters: Parameters, settings: Optimizer) -> torch.optim.Optimizer:

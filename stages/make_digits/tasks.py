@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts import staging, write_json
-from stages.digit_styles import PLAIN, restyle
-from stages.digits import (
+from stages.make_digits.digits import (
     SEED,
     TILE,
     Label,
@@ -28,6 +27,7 @@ from stages.digits import (
     split_scans,
     write_png,
 )
+from stages.make_digits.styles import PLAIN, restyle
 
 RARE_WORD = "sks"  # stands before the caption of the hand of one's own
 ADD_ONE, SWAP = "add one to each digit", "swap the ends"
@@ -70,7 +70,7 @@ class Example:
 
 def run(artifacts: Artifacts = Artifacts()) -> None:
     """Write all datasets; the bytes are the same each time."""
-    rng = np.random.default_rng(SEED)  # the pools and numbers of make_digits
+    rng = np.random.default_rng(SEED)  # the pools and numbers of the demo
     _, train, judge_train, judge_test = split_scans(rng)
     held_out, trained = split_numbers(rng)
     judged = (judge_train, judge_test)
@@ -237,7 +237,3 @@ def _question(folder: Path, number: int, example: Example) -> dict[str, Any]:
         row["mask"] = f"masks/{number:04d}.png"
         write_png(folder / row["mask"], example.mask)
     return row
-
-
-if __name__ == "__main__":
-    run()
