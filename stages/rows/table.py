@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from lance.fragment import write_fragments
 
+from stages.rows.commits import committing
 from stages.rows.faults import damaged, reading, undisturbed, writing
 from stages.rows.flat import DataFile, FlatRows, NotFlatError
 from stages.rows.layout import (
@@ -142,7 +143,7 @@ class RowTable:
                 the disk is full.
         """
         rows = to_rows(self.uri, self.columns, keys, values, parts)
-        with writing(self.uri):
+        with writing(self.uri), committing(self.uri):
             num_added = undisturbed(lambda: self._merge(rows))
             undisturbed(self._compact)
         return num_added

@@ -9,6 +9,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
+from stages.rows.commits import committing
 from stages.rows.faults import DamagedError, writing
 from stages.rows.layout import Columns, checksums
 from stages.store.clean import remove_rows
@@ -55,9 +56,9 @@ def mend(damage: Damage) -> None:
         place.remove()
         return
     if damage.fragments:
-        dataset = lance.dataset(place.uri)
         operation = lance.LanceOperation.Delete([], list(damage.fragments), "damaged files")
-        with writing(place.uri):
+        with writing(place.uri), committing(place.uri):
+            dataset = lance.dataset(place.uri)
             lance.LanceDataset.commit(place.uri, operation, read_version=dataset.version)
     remove_rows(place, damage.keys)
 

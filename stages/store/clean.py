@@ -16,6 +16,7 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stages.rows.commits import committing, removable_after, removing
 from stages.rows.faults import reading, undisturbed, writing
 from stages.rows.table import COMMIT_RETRIES, FRAGMENT_BYTES, PATIENCE
 from stages.rows.uses import Use, forget, read_uses
@@ -119,7 +120,7 @@ def _last_used(place: Place, keys: Sequence[str], uses: Sequence[Use]) -> dateti
 def remove_rows(place: Place, keys: Sequence[str]) -> None:
     """Remove the rows of these keys; older versions of the table still hold them."""
     for start in range(0, len(keys), KEYS_A_COMMIT):
-        with writing(place.uri):
+        with writing(place.uri), committing(place.uri):
             undisturbed(partial(_remove_listed, place, keys[start : start + KEYS_A_COMMIT]))
 
 
@@ -133,13 +134,13 @@ def _remove_listed(place: Place, keys: Sequence[str]) -> None:
 def _shrink(place: Place, live: set[str]) -> None:
     """Rewrite files that hold removed rows, and drop the versions that still need the old ones."""
     with writing(place.uri):
-        undisturbed(lambda: _compact(place))
+        with committing(place.uri):
+            undisturbed(lambda: _compact(place))
         undisturbed(lambda: _move_tags(place, live))
-        undisturbed(
-            lambda: lance.dataset(place.uri).cleanup_old_versions(
-                timedelta(0), error_if_tagged_old_versions=False
+        with removing(place.uri):
+            lance.dataset(place.uri).cleanup_old_versions(
+                removable_after(place.uri), error_if_tagged_old_versions=False
             )
-        )
 
 
 def _compact(place: Place) -> None:

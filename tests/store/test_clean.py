@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from stages.rows import uses
+from stages.rows.commits import committing
 from stages.rows.table import RowTable
 from stages.store.clean import clean, find_unused
 from stages.store.tables import Place
@@ -114,6 +116,20 @@ def test_an_encoder_that_adds_meanwhile_loses_nothing(root):
     assert sorted(RowTable.open(root, NAME).keys()) == sorted(
         keys_of([*range(10), *range(1000, 1020)])
     )
+
+
+def test_no_version_is_removed_under_a_commit_that_is_being_made(root):
+    table = RowTable.open(root, NAME)
+    with ThreadPoolExecutor(1) as pool:
+        with committing(table.uri):  # a slow writer: it has read a version and not yet committed
+            cleaned = pool.submit(clean, root, {}, LONG, grace=NOW)
+            while len(table.keys()) > 10:
+                time.sleep(0.01)
+            assert wait([cleaned], timeout=0.5).not_done
+            versions = [each["version"] for each in lance.dataset(table.uri).versions()]
+            assert len(versions) > 1
+        cleaned.result()
+    assert lance.dataset(table.uri).versions()[0]["version"] > versions[0]
 
 
 CLEANER = """
