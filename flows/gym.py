@@ -58,6 +58,7 @@ class Result:
         return [goal for goal in GOALS[self.name] if not goal.is_met(self.metrics)]
 
 
+EDGES = (Goal("edge_agreement", ">=", 0.8), Goal("edge_agreement_gain", ">=", 0.3))
 STYLE = (Goal("digit_accuracy", ">=", 0.85), Goal("style_agreement", ">=", 0.9))
 GOALS: Mapping[str, tuple[Goal, ...]] = {
     "gym_flux2_lora": STYLE,
@@ -67,10 +68,8 @@ GOALS: Mapping[str, tuple[Goal, ...]] = {
         Goal("style_agreement_plain", ">=", 0.85),
     ),
     "gym_flux2_dreambooth_no_prior": (Goal("style_agreement_plain", "<=", 0.85),),
-    "gym_flux2_controlnet": (
-        Goal("edge_agreement", ">=", 0.8),
-        Goal("edge_agreement_gain", ">=", 0.3),
-    ),
+    "gym_flux2_controlnet": EDGES,
+    "gym_flux2_control_lora": EDGES,
     "gym_flux2_kontext": (
         Goal("digit_accuracy_add_one", ">=", 0.85),
         Goal("digit_accuracy_swap", ">=", 0.85),

@@ -98,7 +98,8 @@ class Denoiser(ABC):
         Args:
             conditioning: What `conditioning` gives.
             references: Latents (B, C, h, w) of each picture to look at (Kontext).
-            fill: Channels (B, C', H, W) of what is filled, only for Fill models.
+            fill: Channels (B, C', H, W) of what is filled, only for Fill models; latents of what is
+                followed, only for models widened for control.
             time_offset: Of the references, from one to the next along t; None: the family's own.
 
         Raises:

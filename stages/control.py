@@ -47,11 +47,17 @@ class Controlled(Protocol):
 
 @dataclass(frozen=True)
 class Control:
-    """A ControlNet and the pictures that it follows in a batch; without one, nothing is added."""
+    """The pictures that a batch follows, and what follows them; without any, nothing is added."""
 
-    network: nn.Module | None = None
+    network: nn.Module | None = None  # a ControlNet; None: the denoiser itself sees the picture
     picture: Tensor | None = None  # as `residuals_of` takes it
     scale: float = 1.0
+
+    def told(self, denoiser: Denoiser, conditioning: Any) -> Any:
+        """Add the pictures to a conditioning, where the denoiser itself sees them."""
+        if self.network is not None or self.picture is None:
+            return conditioning
+        return denoiser.with_pictures(conditioning, fill=self.picture)
 
     def residuals(
         self, denoiser: Denoiser, noisy: Tensor, t: Tensor, conditioning: Any
@@ -72,12 +78,14 @@ class Following:
     """What follows pictures, and where these come from.
 
     Attributes:
-        network: a ControlNet; None where none was trained.
+        is_there: whether a ControlNet of any kind was trained.
+        network: of the kind `network`; None: the denoiser itself sees the pictures.
         scale: of what it adds.
         maker: of conditions; None where every prompt brings its own.
         folder: of the pictures that prompts name.
     """
 
+    is_there: bool
     network: nn.Module | None
     scale: float
     maker: Maker | None
@@ -87,11 +95,11 @@ class Following:
         self, prompts: Sequence[Controlled], denoiser: Denoiser, autoencoder: Autoencoder
     ) -> Control:
         """Open, or make, what is followed for prompts of one size."""
-        if self.network is None:
+        if not self.is_there:
             return NO_CONTROL
         pixels = torch.stack([_pixels(prompt, self.folder, self.maker) for prompt in prompts])
         weight = next(autoencoder.parameters())
-        if kind_of(denoiser).sees_pixels:
+        if self.network is not None and kind_of(denoiser).sees_pixels:
             return Control(self.network, pixels.to(weight.device), self.scale)
         rows = autoencoder.encode_rows((pixels * 2 - 1).to(weight.device, weight.dtype))
         return Control(self.network, autoencoder.latents(rows), self.scale)
@@ -103,29 +111,33 @@ def follow(
     prompts: Sequence[Controlled],
     folder: Path,
     name: str,
+    *,
+    sees_condition: bool = False,
 ) -> Following:
     """Check what the prompts name, and open what makes conditions where one needs it.
 
     Args:
-        network: The ControlNet, if one was trained.
-        trained: How.
+        network: The ControlNet, if one of the kind `network` was trained.
+        trained: How one was trained.
         prompts: All of them.
         folder: Where the pictures that they name are.
         name: Of the prompts, for errors.
+        sees_condition: Whether the denoiser itself follows pictures.
 
     Raises:
         FileNotFoundError: A picture is not there.
         ValueError: A picture has another size than the one that is to be made, or is named for
             nothing, or is not named.
     """
+    is_there = network is not None or sees_condition
     for index, prompt in enumerate(prompts):
         is_given = prompt.condition is not None or prompt.condition_of is not None
-        if network is not None and not is_given:
+        if is_there and not is_given:
             raise ValueError(
                 f"{name}[{index}]: a ControlNet was trained, but this prompt names no picture to "
                 "follow: give condition, or condition_of"
             )
-        if network is None and is_given:
+        if is_given and not is_there:
             raise ValueError(
                 f"{name}[{index}]: a picture to follow is named, but no ControlNet was trained: "
                 "take condition and condition_of out, or train one"
@@ -134,7 +146,7 @@ def follow(
     settings = trained or Controlnet()
     makes = any(prompt.condition_of is not None for prompt in prompts)
     maker = maker_of(settings) if makes else None
-    return Following(network, settings.conditioning_scale, maker, folder)
+    return Following(is_there, network, settings.conditioning_scale, maker, folder)
 
 
 def check_conditions(prompts: Sequence[Controlled], folder: Path, name: str) -> None:

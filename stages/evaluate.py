@@ -18,6 +18,7 @@ from stages.generation import (
     controlnet_of,
     generate,
     load_generator,
+    uncontrolled,
 )
 from stages.judges import JUDGES, Examination
 from stages.judges.verdict import Question, Reading
@@ -141,21 +142,20 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
     pictures = generate(generator, exam.questions, sampling, "evaluate", folder)
     readings = exam.read(pictures)
     metrics = exam.metrics(readings) | kept_errors(generator, exam.questions, pictures, folder)
-    metrics |= without_control(generator, exam, sampling, metrics)
+    if generator.controlnet is not None or generator.sees_condition:
+        alone = uncontrolled(generator, params.family, records)
+        metrics |= without_control(alone, exam, sampling, metrics)
     return Judged(exam.questions, pictures, readings, metrics, exam.summary(metrics))
 
 
 def without_control(
-    generator: Generator, exam: Examination, sampling: Sampling, metrics: dict[str, float]
+    alone: Generator, exam: Examination, sampling: Sampling, metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Measure, where a ControlNet was trained, what the base alone makes of the same noise.
+    """Measure what the base alone makes of the noise that a ControlNet has steered.
 
     Returns:
         Of the judge's first metric, the base's value and what control adds to it.
     """
-    if generator.controlnet is None:
-        return {}
-    alone = replace(generator, controlnet=None)
     free = [replace(question, condition=None, condition_of=None) for question in exam.questions]
     found = exam.metrics(exam.read(generate(alone, free, sampling, "evaluate without control")))
     name, value = next(iter(found.items()))

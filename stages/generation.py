@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
-from modelzoo.denoiser import Denoiser
+from modelzoo.denoiser import Denoiser, load_denoiser
+from modelzoo.families import family
 from modelzoo.process.processes import Process, process_of
 from modelzoo.process.samplers import guided
 from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
@@ -70,6 +71,7 @@ class Generator:
     dtype: torch.dtype
     device: torch.device
     controlnet: nn.Module | None = None  # without it the denoiser predicts alone
+    sees_condition: bool = False  # whether the denoiser itself sees a picture to follow
 
     def conditions(self, prompts: Sequence[str], width: int, height: int) -> dict[str, Tensor]:
         """Give what stands for prompts: the text encoders' rows, and the size of the pictures."""
@@ -94,6 +96,7 @@ class Generator:
             conditioning = self.denoiser.with_pictures(
                 conditioning, seen.references, seen.fill, seen.time_offset
             )
+        conditioning = control.told(self.denoiser, conditioning)
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
             noisy = noisy.to(self.dtype)
@@ -141,6 +144,7 @@ def load_generator(
     return Generator(
         denoiser=loaded.denoiser,
         controlnet=loaded.controlnet,
+        sees_condition=loaded.sees_condition,
         autoencoder=load_autoencoder(vae, torch_dtype).to(device),
         text_encoder=text_encoder.to(device),
         tokenizer=tokenizer,
@@ -148,6 +152,19 @@ def load_generator(
         dtype=torch_dtype,
         device=device,
     )
+
+
+def uncontrolled(
+    generator: Generator, family_name: str, components: Mapping[str, Record]
+) -> Generator:
+    """Return the base alone, where a ControlNet of either kind was trained."""
+    if not generator.sees_condition:
+        return replace(generator, controlnet=None)
+    kind = family(family_name)
+    folder = components["denoiser"].folders[kind.folder]
+    denoiser = load_denoiser(kind.denoiser, folder, generator.dtype)
+    denoiser.network.eval().requires_grad_(False).to(generator.device)
+    return replace(generator, denoiser=denoiser, sees_condition=False)
 
 
 @torch.inference_mode()
@@ -185,7 +202,14 @@ def generate(
     """
     check_sizes(prompts, generator.autoencoder.spatial_factor * generator.denoiser.patch, name)
     check_pictures(prompts, folder, name)
-    following = follow(generator.controlnet, sampling.controlnet, prompts, folder, name)
+    following = follow(
+        generator.controlnet,
+        sampling.controlnet,
+        prompts,
+        folder,
+        name,
+        sees_condition=generator.sees_condition,
+    )
     places = range(len(prompts)) if places is None else places
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, prompt in enumerate(prompts):

@@ -10,6 +10,7 @@ from torch import nn
 
 from modelzoo.adapters.files import is_adapter, load_adapters
 from modelzoo.checkpoints.folder import read_config
+from modelzoo.control_lora import is_control_lora, load_control_lora
 from modelzoo.controlnets import load_controlnet_of
 from modelzoo.denoiser import Denoiser, load_denoiser
 from modelzoo.families import Family, family
@@ -23,10 +24,12 @@ class Trained:
     Attributes:
         denoiser: trained, or the base with trained adapters, or the untouched base.
         controlnet: trained beside that base; None where another method trained.
+        sees_condition: whether the denoiser itself sees a picture to follow: a Control-LoRA.
     """
 
     denoiser: Denoiser
     controlnet: nn.Module | None = None
+    sees_condition: bool = False
 
 
 def load_trained(family_name: str, trained: Path, base: Record, dtype: torch.dtype) -> Trained:
@@ -45,6 +48,8 @@ def load_trained(family_name: str, trained: Path, base: Record, dtype: torch.dty
     kind = family(family_name)
     adds = is_adapter(trained) or is_controlnet(kind, trained)
     denoiser = load_denoiser(kind.denoiser, base.folders[kind.folder] if adds else trained, dtype)
+    if is_control_lora(trained):
+        return Trained(load_control_lora(denoiser, trained), sees_condition=True)
     if is_adapter(trained):
         load_adapters(denoiser.network, trained)
     if is_controlnet(kind, trained):

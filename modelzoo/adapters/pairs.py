@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,8 +101,16 @@ def _join(layer: Layer, pairs: Mapping[str, Pair]) -> Pair:
     return Pair(down, up)
 
 
-def read_pairs(place: Path, network: nn.Module, family: str) -> dict[str, Pair]:
+def read_pairs(
+    place: Path, network: nn.Module, family: str, beside: Collection[str] = ()
+) -> dict[str, Pair]:
     """Read a LoRA in any of the usual layouts as pairs of our layers, every key used.
+
+    Args:
+        place: A file, or a folder.
+        network: Whose layers are meant.
+        family: `model.type`.
+        beside: Names of tensors in the file that are of no LoRA, and which the caller reads.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -112,7 +120,7 @@ def read_pairs(place: Path, network: nn.Module, family: str) -> dict[str, Pair]:
     source = SafetensorsFile(file, "LoRA")
     config = _config(file)
     found: dict[str, dict[str, Tensor]] = {}
-    for name in source:
+    for name in (one for one in source if one not in beside):
         matches = ((kind, pattern.fullmatch(name)) for kind, pattern in KINDS.items())
         kind, match = next(((kind, match) for kind, match in matches if match), (None, None))
         if kind is None or match is None:

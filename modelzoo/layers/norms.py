@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -23,7 +24,8 @@ class HeadNorm(nn.RMSNorm):
         """Normalise the last axis of heads (B, N, K, E)."""
         if heads.is_cpu:
             return CpuHeadNorm.apply(heads, self.weight, self.eps)
-        return super().forward(heads)
+        weight = self.weight.to(heads.dtype)  # learned in float32 by a Control-LoRA
+        return F.rms_norm(heads, self.normalized_shape, weight, self.eps)
 
 
 class CpuHeadNorm(torch.autograd.Function):

@@ -65,7 +65,7 @@ def export_adapters(
     for form in forms_of(generator.denoiser.network, forms):
         _write(folder, form, generator.denoiser, trained, family_name, upstream)
         fresh = _read(folder / FILES[form], form, records["denoiser"], family_name, generator)
-        differences[form] = _hold(form, prediction(fresh), expected, generator.dtype)
+        differences[form] = hold(form, prediction(fresh), expected, generator.dtype)
     return {
         "format": "adapters",
         "digests": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
@@ -92,7 +92,7 @@ def merge_into(folder: Path, trained: Path, base: Path, family_name: str, dtype:
     merged.network.to(generator.dtype)
     save_denoiser(merged, folder)
     found = prediction(_with(generator, merged))
-    return _hold("merged", found, expected, generator.dtype)
+    return hold("merged", found, expected, generator.dtype)
 
 
 def count_trained(network: Any) -> int:
@@ -153,7 +153,12 @@ def _with(generator: Generator, denoiser: Denoiser) -> Generator:
     return dataclasses.replace(generator, denoiser=denoiser)
 
 
-def _hold(form: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> float:
+def hold(form: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> float:
+    """Return by how much a form's prediction differs from the expected one, (B, C, h, w) each.
+
+    Raises:
+        ValueError: By more than `TOLERANCES` allows for the dtype of the base.
+    """
     difference = float((found - expected).abs().max())
     allowed = TOLERANCES[dtype] * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:  # NaN as well

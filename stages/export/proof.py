@@ -12,6 +12,7 @@ from torch import Tensor
 from modelzoo.checkpoints.digest import component_digest
 from modelzoo.checkpoints.folder import load_component
 from stages.base_record import Record, read_record
+from stages.control import NO_CONTROL, Control
 from stages.export.bundle import frozen_parts
 from stages.generation import Generator, base_records, load_generator, starting_noise
 from stages.prompt_pictures import NOTHING_SEEN, Seen, all_filled
@@ -90,12 +91,13 @@ def count_changed(trained: Path, base: Path) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def prediction(generator: Generator) -> Tensor:
+def prediction(generator: Generator, control: Control = NO_CONTROL) -> Tensor:
     """Give the prediction for a fixed batch of prompts, noise and times."""
     t = torch.tensor(TIMES, device=generator.device)
     side = CELLS * generator.autoencoder.spatial_factor
     conditions = generator.conditions(PROMPTS, side, side)
-    return generator.predictor(conditions, seen=_seen(generator, side))(noisy_latents(generator), t)
+    seen = _seen(generator, side) if control is NO_CONTROL else NOTHING_SEEN
+    return generator.predictor(conditions, seen=seen, control=control)(noisy_latents(generator), t)
 
 
 @torch.inference_mode()

@@ -9,11 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from modelzoo.adapters.files import is_adapter
+from modelzoo.control_lora import is_control_lora
 from modelzoo.families import family
 from stages import launch
 from stages.artifacts import read_json, sha256_file, staging, write_json
 from stages.export.adapters import export_adapters, merge_into
 from stages.export.bundle import assemble, base_digests
+from stages.export.control_lora import export_control_lora
 from stages.export.controlnet import export_controlnet
 from stages.export.delivery import birth_record, check_destination, deliver
 from stages.export.proof import prove
@@ -81,6 +83,8 @@ def _write(
     trained, base = artifacts.trained, artifacts.base
     if is_controlnet(family(params.family), trained):
         return export_controlnet(staged, trained, base, params.family, params.dtype, upstream)
+    if is_control_lora(trained):
+        return export_control_lora(staged, trained, base, params.family, params.dtype, upstream)
     if not is_adapter(trained):
         return _write_model(staged, trained, params, artifacts, upstream)
     if not params.export.merge:

@@ -82,12 +82,15 @@ class Dreambooth:
 
 @dataclass(frozen=True)
 class Controlnet:
-    """A network beside the base that follows a picture (Zhang et al. 2023)."""
+    """A base that follows a picture, by a network beside it (Zhang et al. 2023) or by adapters."""
 
     conditioning_type: str = choice(
         "canny", "canny", "grey", "blur", "tile", "depth", "given"
     )  # what is followed: made of each target, or given as data.condition
-    conditioning_scale: float = number(1.0, above=0)  # factor of what it adds to the base
+    kind: str = choice(
+        "network", "network", "lora"
+    )  # copies of blocks; or, of FLUX, adapters as training.lora says, and channels for the picture
+    conditioning_scale: float = number(1.0, above=0)  # factor of what the network adds to the base
     conditioning_dropout: float = number(0.0, at_least=0, below=1)  # share of visits without it
     canny_low: float = number(100.0, at_least=0)  # slope of an edge's weak parts, in grey values
     canny_high: float = number(200.0, above=0)  # slope that an edge has somewhere

@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.params import (
     pins,
+    rules_control_lora,
     rules_controlnet,
     rules_dreambooth,
     rules_editing,
@@ -76,6 +77,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from rules_editing.editing(config)
     yield from rules_editing.prompts(config)
     yield from rules_dreambooth.dreambooth(config)
+    yield from rules_control_lora.control_lora(config)
     yield from rules_controlnet.controlnet(config)
     yield from rules_lora.lora(config)
     yield from rules_lora.export(config)
@@ -118,6 +120,7 @@ def _incomplete(config: Config) -> Iterator[str]:
         yield "training.epochs and training.steps are both null: give one of them"
     for method in ("full_finetune", "lora", "dreambooth", "controlnet"):
         within = training.method == "dreambooth" and method in rules_dreambooth.WITHIN
+        within |= method == "lora" and training.reads_lora
         if getattr(training, method) is not None and training.method != method and not within:
             yield (
                 f"training.{method} is given, but training.method {training.method!r} does not "

@@ -14,8 +14,11 @@ def lora(config: Config) -> Iterator[str]:
     """Yield each broken rule of `training.lora` as a sentence that names its keys."""
     given = config.training.lora
     if given is None:
-        if config.training.method == "lora":
-            yield "training.lora is null, but training.method 'lora' reads it: give it, if only {}"
+        if (training := config.training).reads_lora:
+            key = "controlnet.kind" if training.is_control_lora else "method"
+            yield (
+                f"training.lora is null, but training.{key} 'lora' reads it: give it, if only {{}}"
+            )
         return
     if given.kind != "lora":
         for key in ("dropout", "use_rslora", "use_dora"):

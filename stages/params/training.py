@@ -82,6 +82,20 @@ class Training:
     controlnet: Controlnet | None = None  # only with its method
 
     @property
+    def reads_lora(self) -> bool:
+        """Tell whether the method adds the adapters of section `lora`, DreamBooth's aside."""
+        return self.method == "lora" or self.is_control_lora
+
+    @property
+    def is_control_lora(self) -> bool:
+        """Tell whether adapters and further channels follow a picture."""
+        return (
+            self.method == "controlnet"
+            and self.controlnet is not None
+            and self.controlnet.kind == "lora"
+        )
+
+    @property
     def draws_masks(self) -> bool:
         """Tell whether what is filled is drawn at random for each visit."""
         return self.editing == "fill" and self.fill is not None and self.fill.masks == "random"

@@ -106,9 +106,9 @@ def test_what_is_saved_is_loaded_beside_its_base_and_no_other(make_workspace, tm
         load_controlnet_of(model.denoiser, tmp_path / "saved")
 
 
-def losses_of_base(trainer, batch):
-    """Return the losses of the base alone."""
-    objective, denoiser = trainer.method.objective, trainer.state.model.denoiser
+def losses_of_base(trainer, batch, base=None):
+    """Return the losses of the base alone; None: it is what the trainer's network is beside."""
+    objective, denoiser = trainer.method.objective, base or trainer.state.model.denoiser
     guidance = objective.guidance if denoiser.embeds_guidance else None
     noisy = objective.noisy(batch.latents, batch.noise, batch.t)
     told = denoiser.conditioning(batch.conditions, guidance)

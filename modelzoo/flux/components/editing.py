@@ -139,6 +139,17 @@ def widened_for_fill(denoiser: D, spatial_factor: int) -> D:
     return with_further_channels(denoiser, fill_columns(denoiser, spatial_factor))
 
 
+def widened_for_control(denoiser: D) -> D:
+    """Make a denoiser of a base that sees the latents of a picture to follow beside the noise.
+
+    It predicts exactly what the base does, whatever the picture.
+
+    Raises:
+        ValueError: The denoiser has further channels already.
+    """
+    return with_further_channels(denoiser, denoiser.config.in_channels)
+
+
 def with_further_channels(denoiser: D, columns: int) -> D:
     """Give a denoiser whose image tokens have `columns` more channels, which at first say nothing.
 

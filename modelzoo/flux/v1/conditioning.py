@@ -75,4 +75,4 @@ def widen_for_control(denoiser: Flux1) -> Flux1:
     Raises:
         ValueError: The denoiser has further channels already.
     """
-    return editing.with_further_channels(denoiser, denoiser.config.in_channels)
+    return editing.widened_for_control(denoiser)

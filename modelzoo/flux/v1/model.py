@@ -103,7 +103,7 @@ class Flux1(Denoiser):
     ) -> Flux1Conditioning:
         """Make the conditioning of rows "context" and "pooled".
 
-        A model that embeds guidance has 3.5 as its default, 30 if it fills.
+        A model that embeds guidance has 3.5 as its default, 30 if it fills or follows a picture.
 
         Raises:
             ValueError: A row is missing, or guidance is given to a model that does not embed it.

@@ -93,4 +93,4 @@ def widen_for_control(denoiser: Flux2) -> Flux2:
     Raises:
         ValueError: The denoiser has further channels already.
     """
-    return editing.with_further_channels(denoiser, denoiser.config.in_channels)
+    return editing.widened_for_control(denoiser)

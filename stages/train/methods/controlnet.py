@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from modelzoo.controlnet import residuals_of, save_controlnet
@@ -14,8 +13,8 @@ from modelzoo.controlnets import Sizes, kind_of
 from modelzoo.denoiser import Denoiser
 from stages.params.methods import Controlnet as Section
 from stages.params.training import Training
-from stages.randomness import generator
 from stages.train.batches import Batch
+from stages.train.followed import followed
 from stages.train.model import Model
 from stages.train.objectives import Objective
 from stages.train.prediction import conditioning_of, item_losses, noisy_latents
@@ -81,29 +80,8 @@ class Controlnet:
         save_controlnet(model.controlnet, folder)
 
     def _followed(self, model: Model, batch: Batch) -> Tensor:
-        """Return the condition pictures, zeros for the visits that go without."""
-        if batch.condition is None:
-            raise ValueError(
-                f"training.method is 'controlnet', but sample {batch.names[0]!r} has no condition "
-                "picture: run `dvc repro`, which makes and encodes them"
-            )
-        height, width = batch.latents.shape[-2:]
+        """Return the condition pictures, of SDXL in pixels."""
         factor = 1
         if kind_of(model.denoiser).sees_pixels:
             factor = 2 ** (len(self.section.embedding_channels) - 1)
-        wanted, found = (factor * height, factor * width), tuple(batch.condition.shape[-2:])
-        if found != wanted:
-            raise ValueError(
-                f"the condition picture of sample {batch.names[0]!r} is {found[1]}x{found[0]} "
-                f"cells, but its target needs {wanted[1]}x{wanted[0]}: give pictures of the "
-                "target's aspect ratio (of SDXL, embedding_channels that fit the autoencoder)"
-            )
-        return batch.condition * self._kept(batch).view(-1, 1, 1, 1)
-
-    def _kept(self, batch: Batch) -> Tensor:
-        """Say by 1 or 0 which items keep their picture; in validation all do."""
-        share = self.section.conditioning_dropout
-        visits = zip(batch.names, batch.visits, strict=True) if share and batch.visits else ()
-        drawn = [generator(self.seed, *visit, "condition").random() < share for visit in visits]
-        kept = [0.0 if dropped else 1.0 for dropped in drawn] or [1.0] * len(batch)
-        return torch.tensor(kept, device=batch.latents.device)
+        return followed(batch, self.section.conditioning_dropout, self.seed, factor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,14 @@ class Lora:
         return self.settings.lora or methods.Lora()
 
 
-def add(denoiser: Denoiser, lora: methods.Lora, seed: int) -> None:
+def add(denoiser: Denoiser, lora: methods.Lora, seed: int, further: Sequence[str] = ()) -> None:
     """Add the adapters of the section `training.lora` to a denoiser, which is frozen.
+
+    Args:
+        denoiser: Of any family.
+        lora: The section.
+        seed: Of the first values.
+        further: Layers, or patterns of them, that have one beside those of the section.
 
     Raises:
         ValueError: A pattern fits no layer, or `init_from` is of another model.
@@ -75,7 +81,8 @@ def add(denoiser: Denoiser, lora: methods.Lora, seed: int) -> None:
         ranks={row.modules: row.rank for row in lora.rank_pattern},
         alphas={row.modules: row.alpha or lora.alpha for row in lora.rank_pattern},
     )
-    add_adapters(denoiser.network, adapter, patterns(family, lora.target_modules), seed)
+    chosen = [*patterns(family, lora.target_modules), *further]
+    add_adapters(denoiser.network, adapter, chosen, seed)
     if lora.init_from is None:
         return
     place = Path(lora.init_from)
