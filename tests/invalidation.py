@@ -360,6 +360,7 @@ CHANGES = (
     setting("hardware.decode_workers", 2),
     setting("hardware.encode_workers", "ray"),
     setting("hardware.mixed_precision", "bf16"),
+    setting("hardware.compile", True),
     setting("training.learning_rate", 0.5),
     setting("training.batch_size", 3),
     setting("training.caption_dropout", 0.5),

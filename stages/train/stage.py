@@ -24,6 +24,7 @@ from stages.rows.location import store_root
 from stages.train.bad_steps import BadSteps
 from stages.train.batches import Batches
 from stages.train.checkpoints import FACTS, LOCK, Checkpoints, checkpoint_folder
+from stages.train.compiling import compile_blocks
 from stages.train.editing import editing_of, fitting, pixels_of_a_cell
 from stages.train.fingerprint import fingerprint, outcome, parts_of
 from stages.train.lock import held
@@ -57,6 +58,7 @@ class Params:
     training: Training = key("training")
     mixed_precision: str = key("hardware.mixed_precision")
     gradient_checkpointing: bool = key("hardware.gradient_checkpointing")
+    compile: bool = key("hardware.compile")
     threads: int = key("hardware.threads")
     processes: int = key("hardware.processes")
     store: str | None = key("data.store", tracked=False)
@@ -178,6 +180,8 @@ def create_state(
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))
     peers.start_alike(trainable.values())
+    if params.compile:
+        compile_blocks(model, accelerator.device)
     made = create_optimizer(trainable, settings.optimizer, params.seed)
     model.learner = accelerator.prepare_model(network, evaluation_mode=True)  # see Peers
     optimizer = accelerator.prepare_optimizer(made)
@@ -219,6 +223,7 @@ def parts_of_training(params: Params, artifacts: Artifacts) -> dict[str, Any]:
             "model.type": params.family,
             "model.dtype": params.dtype,
             "hardware.mixed_precision": params.mixed_precision,
+            "hardware.compile": params.compile,
             "hardware.gradient_checkpointing": params.gradient_checkpointing,
             "hardware.threads": params.threads,
             "hardware.processes": params.processes,
