@@ -14,6 +14,7 @@ class Hardware:
     mixed_precision: str = choice("no", "no", "bf16", "fp16")  # of the trained forward pass
     gradient_checkpointing: bool = False  # recompute activations instead of keeping them
     compile: bool = False  # the trained network block by block, by torch.compile
+    offload_blocks: int = number(0, at_least=0)  # of the frozen base, kept in CPU memory
     threads: int = number(2, at_least=1)  # CPU threads of torch, a process
     processes: int = number(1, at_least=1)  # that train together, over all nodes
     encode_batch_size: int = number(8, at_least=1)  # pictures or captions an encoder call

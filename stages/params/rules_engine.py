@@ -21,3 +21,21 @@ def broken(config: Config) -> Iterator[str]:
             f"training.optimizer.fused_backward is true, but hardware.processes is {processes}: a "
             "step in the backward pass cannot wait for other processes; set one of them back"
         )
+    yield from _offloading(config)
+
+
+def _offloading(config: Config) -> Iterator[str]:
+    """Hold `hardware.offload_blocks` to frozen weights whose blocks keep no activations."""
+    asked, training = config.hardware.offload_blocks, config.training
+    if not asked:
+        return
+    if training.method in ("full_finetune", "dreambooth") and training.lora is None:
+        yield (
+            f"hardware.offload_blocks: {asked} given, but full fine-tuning has no frozen base, and "
+            "only frozen weights are offloaded: set 0, or train a LoRA or a ControlNet"
+        )
+    if not config.hardware.gradient_checkpointing:
+        yield (
+            f"hardware.offload_blocks: {asked} given, but hardware.gradient_checkpointing is "
+            "false, so blocks would keep their weights for the backward pass: set it to true"
+        )

@@ -31,6 +31,7 @@ from stages.train.lock import held
 from stages.train.method import Method
 from stages.train.methods import METHODS
 from stages.train.objectives import OBJECTIVES
+from stages.train.offload import offload_blocks
 from stages.train.optimizers import create_optimizer
 from stages.train.order import Order
 from stages.train.peers import Peers
@@ -59,6 +60,7 @@ class Params:
     mixed_precision: str = key("hardware.mixed_precision")
     gradient_checkpointing: bool = key("hardware.gradient_checkpointing")
     compile: bool = key("hardware.compile")
+    offload_blocks: int = key("hardware.offload_blocks", tracked=False)  # changes no bit
     threads: int = key("hardware.threads")
     processes: int = key("hardware.processes")
     store: str | None = key("data.store", tracked=False)
@@ -180,6 +182,8 @@ def create_state(
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))
     peers.start_alike(trainable.values())
+    if params.offload_blocks:
+        offload_blocks(model, params.offload_blocks, accelerator.device)
     if params.compile:
         compile_blocks(model, accelerator.device)
     made = create_optimizer(trainable, settings.optimizer, params.seed)
