@@ -177,6 +177,7 @@ def generate(
     *,
     places: Sequence[int] | None = None,
     keep: Callable[[int, Picture], None] = lambda place, picture: None,
+    has_bar: bool = True,
 ) -> list[Picture]:
     """Make one picture a prompt, in the order of the prompts; prompts of a size share a batch.
 
@@ -194,6 +195,7 @@ def generate(
         folder: Where the pictures that prompts name are.
         places: Whose noise each picture starts from; None: a prompt's index is its place.
         keep: Is given each picture with its place as soon as its batch is made.
+        has_bar: Show how far it is.
 
     Raises:
         FileNotFoundError: A picture that a prompt names is not there.
@@ -215,7 +217,7 @@ def generate(
     for index, prompt in enumerate(prompts):
         alike.setdefault((*_size(prompt), *kind_of(prompt)), []).append(index)
     pictures: dict[int, Picture] = {}
-    with tqdm(total=len(prompts), desc=name, unit="picture") as bar:
+    with tqdm(total=len(prompts), desc=name, unit="picture", disable=not has_bar) as bar:
         for (width, height, *_), indices in alike.items():
             size = batch_size(width, height)
             for start in range(0, len(indices), size):

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages import launch
 from stages.artifacts import read_json
-from stages.contact_sheet import Cell, Section, write_sheet
 from stages.control import check_conditions
-from stages.generation import (
-    Picture,
-    Sampling,
-    base_records,
-    controlnet_of,
-    generate,
-    load_generator,
-)
-from stages.params.outputs import Prompt, Sample
+from stages.generation import base_records, controlnet_of, generate, load_generator
+from stages.params.outputs import Sample
 from stages.params.read import key
 from stages.params.tracking import Tracking
 from stages.prompt_pictures import check_pictures
+from stages.sample_grid import sampling_of, write_grid
 from stages.tracking import find_run
 
 
@@ -60,33 +52,13 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     launch.use_threads(params.threads)
     records = base_records(artifacts.base)
     generator = load_generator(params.family, artifacts.trained, records, params.dtype)
-    asked = params.sample
-    summary = read_json(artifacts.summary)
-    sampling = Sampling(
-        asked.steps,
-        asked.cfg_scale,
-        asked.seed,
-        asked.guidance,
-        asked.shift,
-        asked.sampler,
-        summary["time_offset"],
-        controlnet_of(summary),
-    )
+    asked, summary = params.sample, read_json(artifacts.summary)
+    sampling = sampling_of(asked, summary["time_offset"], controlnet_of(summary))
     pictures = generate(generator, asked.prompts, sampling, "sample.prompts", folder)
-    title = f"{params.name}: {asked.steps} steps, cfg {asked.cfg_scale:g}, seed {asked.seed}"
-    write_sheet(artifacts.grid, title, sections(asked.prompts, pictures))
+    write_grid(artifacts.grid, params.name, sampling, asked.prompts, pictures)
     tracked = find_run(params.tracking, summary["fingerprint"])
     tracked.log_artifact(artifacts.grid, "sample")
     print(f"drew {len(pictures)} pictures: {artifacts.grid}", flush=True)  # noqa: T201
-
-
-def sections(prompts: Sequence[Prompt], pictures: Sequence[Picture]) -> list[Section]:
-    """Group the pictures by size, sizes in the order of their first prompts."""
-    by_size: dict[str, list[Cell]] = {}
-    for prompt, picture in zip(prompts, pictures, strict=True):
-        cell = Cell(picture, prompt.prompt or "(empty prompt)")
-        by_size.setdefault(f"{prompt.width} x {prompt.height} pixels", []).append(cell)
-    return [Section(heading, tuple(cells)) for heading, cells in by_size.items()]
 
 
 if __name__ == "__main__":

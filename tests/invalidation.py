@@ -367,6 +367,7 @@ CHANGES = (
     setting("experiment.seed", 7),
     setting("experiment.name", "another"),
     setting("sample.steps", 3),
+    setting("tracking.samples", {"every": 100}),
     setting(
         {"training.method": "controlnet", "training.controlnet": {"conditioning_type": "grey"}}
     ),

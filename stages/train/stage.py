@@ -27,6 +27,7 @@ from stages.train.checkpoints import FACTS, LOCK, Checkpoints, checkpoint_folder
 from stages.train.compiling import compile_blocks
 from stages.train.editing import editing_of, fitting, pixels_of_a_cell
 from stages.train.fingerprint import fingerprint, outcome, parts_of
+from stages.train.grids import open_grids
 from stages.train.lock import held
 from stages.train.method import Method
 from stages.train.methods import METHODS
@@ -132,6 +133,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         seed=params.seed,
         epochs=settings.epochs,
     )
+    grids = open_grids(params.tracking.samples, artifacts.params, artifacts.denoiser.parent)
     state = create_state(params, artifacts, method, peers, pixels_of_a_cell(splits["train"]))
     refuse_unread_guidance(settings.objective.guidance, state.model.denoiser)
     batches = Batches(
@@ -162,6 +164,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
             batch_sizes=micro_batch_sizes(splits["validation"].buckets, settings),
         ),
         checkpoints=Checkpoints(folder, settings.checkpoint, start),
+        grids=grids,
     )
 
 

@@ -11,6 +11,7 @@ from stages.tracking import Run, training_run
 from stages.train import hooks
 from stages.train.batches import Batches, Prefetch
 from stages.train.checkpoints import Checkpoints
+from stages.train.grids import Draw, Grids
 from stages.train.loop import Hook, every, fit
 from stages.train.method import Method
 from stages.train.outputs import Report, write_outputs
@@ -22,6 +23,8 @@ from stages.train.validation import Validation
 
 if TYPE_CHECKING:
     from stages.train.stage import Artifacts, Params
+
+GRIDS = "train_grids"  # folder beside the outputs, which are written anew as a whole
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Trainer:
     plan: Plan
     validation: Validation
     checkpoints: Checkpoints
+    grids: Grids | None = None  # None: no pictures are drawn on the way
 
     def fit(self) -> None:
         """Train from the newest checkpoint to the end, and write the outputs.
@@ -76,6 +80,7 @@ class Trainer:
         state, settings, last = self.state, self.params.training, self.plan.steps
         if state.peers.is_first:
             self.checkpoints.require_space(state)
+        drawing = self._drawing(run)
         if not state.history.validations:
             state.history.validations.append(self.validation.measure(state))  # of the base
         after_step = [
@@ -84,6 +89,7 @@ class Trainer:
             *(every(settings.validation.every, last, hook) for hook in self._when_validating()),
             every(settings.log_every, last, hooks.track(run)),
             every(settings.log_every, last, hooks.Teller(state, last)),
+            *drawing,
             every(settings.checkpoint.every, last, hooks.save(self.checkpoints)),
             hooks.stop(stopping, self.checkpoints),
         ]
@@ -92,6 +98,19 @@ class Trainer:
         self.checkpoints.save(state, is_last=True)
         if not state.history.bad.is_finite:
             raise ValueError(state.history.bad.message(state.step))
+
+    def _drawing(self, run: Run) -> list[Hook]:
+        """Return what draws grids on the way; the first is drawn at once, of the base."""
+        settings, state = self.params.tracking.samples, self.state
+        if self.grids is None or settings is None:
+            return []
+        self.grids.check(state.model.denoiser, state.model.controlnet)
+        name = f"{self.params.name}-{self.fingerprint[:8]}"  # as the run in MLflow
+        folder = self.artifacts.output.with_name(GRIDS) / name
+        draw = Draw(self.grids, folder, run, self.params.compile)
+        if state.step == 0:
+            draw(state)
+        return [every(settings.every, self.plan.steps, draw)]
 
     def _when_validating(self) -> list[Hook]:
         keeps_best = self.params.training.checkpoint.keep_best

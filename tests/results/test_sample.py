@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import sample
+from stages import sample, sample_grid
 from stages.params.outputs import Prompt, Sample
 from stages.params.tracking import Tracking
 from tests import toys
@@ -41,9 +41,8 @@ def test_the_grid_is_a_picture_and_its_bytes_repeat(
 
 
 def test_pictures_are_grouped_by_size_with_their_prompts() -> None:
-    sections = sample.sections(
-        PROMPTS, [np.zeros((p.height, p.width, 3), np.uint8) for p in PROMPTS]
-    )
+    pictures = [np.zeros((p.height, p.width, 3), np.uint8) for p in PROMPTS]
+    sections = sample_grid.sections(PROMPTS, pictures)
     assert [section.heading for section in sections] == ["16 x 16 pixels", "32 x 16 pixels"]
     assert [cell.label for cell in sections[0].cells] == [
         "handwritten digits one",
