@@ -27,7 +27,8 @@ def grown_from(
     Args:
         kind: Built from `config`.
         config: Its sizes.
-        base: The network whose weights are copied, neither wrapped nor quantised; not changed.
+        base: The network whose weights are copied, not wrapped; not changed. Of a quantised one
+            (`modelzoo.quantised`) the weights of its file are copied.
         new: How the names begin that the base does not have. Those weights are zero, so that the
             controlled base predicts at first what the base predicts.
         fresh: Values of new weights that are not zero.
@@ -37,7 +38,10 @@ def grown_from(
     """
     with torch.device("meta"):
         network = kind(config)
-    source, like = base.state_dict(), next(base.parameters())
+    source, like = (
+        getattr(base, "whole_weights", None) or base.state_dict(),
+        next(base.parameters()),
+    )
     state = {}
     for name, tensor in network.state_dict().items():
         if name.startswith(new):
@@ -48,11 +52,11 @@ def grown_from(
                 else value.to(like.device, like.dtype)
             )
         elif name in source and source[name].shape == tensor.shape:
-            state[name] = source[name].detach().clone()
+            state[name] = source[name].detach().to(like.device, like.dtype, copy=True)
         else:
             raise ValueError(
                 f"{kind.__name__}: the base has no {name!r} of shape {list(tensor.shape)}: give a "
-                "denoiser of the same family, before it is wrapped or quantised"
+                "denoiser of the same family, before it is wrapped"
             )
     network.load_state_dict(state, assign=True)
     return network

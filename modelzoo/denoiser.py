@@ -150,6 +150,19 @@ def denoiser_from(
     Raises:
         ValueError: The configuration is of another class, or the weights do not fit.
     """
+    denoiser = on_meta(kind, config, source, dtype)
+    load_strict(denoiser.network, source, source.where)
+    return denoiser
+
+
+def on_meta(
+    kind: type[D], config: Mapping[str, Any], source: TensorSource, dtype: torch.dtype
+) -> D:
+    """Build a denoiser without values, of a config.json's content.
+
+    Raises:
+        ValueError: The configuration is of another class; `source` names it in the error.
+    """
     needed = kind.NETWORK.__name__
     if (name := config.get("_class_name")) != needed:
         raise ValueError(
@@ -158,7 +171,7 @@ def denoiser_from(
         )
     with torch.device("meta"):
         network = kind.NETWORK(kind.CONFIG.from_dict(config)).to(dtype)
-    return kind(load_strict(network, source, source.where))
+    return kind(network)
 
 
 def save_denoiser(denoiser: Denoiser, folder: Path) -> None:

@@ -147,9 +147,11 @@ def merge_adapters(network: nn.Module) -> None:
     """Add what the adapters do to the weights of their layers, and take them out.
 
     Raises:
-        ValueError: A merged weight is not finite.
+        ValueError: A merged weight is not finite, or the base is quantised.
     """
     for name, layer in adapted(network).items():
+        if not isinstance(layer.get_base_layer().weight, nn.Parameter):
+            raise ValueError(f"{name} is quantised: merge adapters into the whole weights")
         with torch.no_grad():
             layer.merge(safe_merge=True)
         parent, _, own = name.rpartition(".")

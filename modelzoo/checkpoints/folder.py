@@ -125,14 +125,8 @@ def load_strict(module: M, state: Mapping[str, Tensor], where: Path | str) -> M:
         ValueError: A key is missing, surplus, of another shape, or whole numbers for real ones.
     """
     source = _source(state, str(where))
+    refuse_misfits(module, source)
     wanted = module.state_dict()
-    if problems := {kind: keys for kind, keys in _misfits(source, wanted).items() if keys}:
-        found = "; ".join(f"{len(keys)} {kind}: {keys[:10]!r}" for kind, keys in problems.items())
-        raise ValueError(
-            f"{where} does not fit {type(module).__name__}, its names being taken for those of "
-            f"the {source.layout} layout: {found}; check that config.json and weights belong "
-            "together"
-        )
     if any(tensor.is_meta for tensor in wanted.values()):
         module.to_empty(device="cpu")
         wanted = module.state_dict()
@@ -140,6 +134,22 @@ def load_strict(module: M, state: Mapping[str, Tensor], where: Path | str) -> M:
         for name, tensor in wanted.items():
             tensor.copy_(source[name])
     return module
+
+
+def refuse_misfits(module: nn.Module, source: TensorSource) -> None:
+    """Compare names, shapes and dtypes with those of a module, before anything is read.
+
+    Raises:
+        ValueError: A key is missing, surplus, of another shape, or whole numbers for real ones.
+    """
+    found = _misfits(source, module.state_dict())
+    if problems := {kind: keys for kind, keys in found.items() if keys}:
+        told = "; ".join(f"{len(keys)} {kind}: {keys[:10]!r}" for kind, keys in problems.items())
+        raise ValueError(
+            f"{source.where} does not fit {type(module).__name__}, its names being taken for those "
+            f"of the {source.layout} layout: {told}; check that config.json and weights belong "
+            "together"
+        )
 
 
 def _misfits(source: TensorSource, wanted: Mapping[str, Tensor]) -> dict[str, list[str]]:

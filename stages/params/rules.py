@@ -15,6 +15,7 @@ from stages.params import (
     rules_engine,
     rules_lora,
     rules_optimizer,
+    rules_quantised,
 )
 from stages.params.config import Config
 from stages.params.model import (
@@ -81,6 +82,7 @@ def broken(config: Config) -> Iterator[str]:
     yield from rules_controlnet.controlnet(config)
     yield from rules_lora.lora(config)
     yield from rules_lora.export(config)
+    yield from rules_quantised.quantised(config)
 
 
 def derived(config: Config) -> dict[str, str | None]:

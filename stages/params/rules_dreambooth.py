@@ -25,7 +25,7 @@ def dreambooth(config: Config) -> Iterator[str]:
         return
     yield from _prompts(settings)
     yield from _prior(settings)
-    learns = settings.train or ("full_finetune" if training.lora is None else "lora")
+    learns = training.learns
     if learns == "lora" and training.lora is None:
         yield f"{NAME}.train: 'lora' given, but training.lora is null: give it, if only {{}}"
     for other in WITHIN:

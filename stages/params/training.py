@@ -76,6 +76,9 @@ class Training:
     kontext: Kontext | None = None  # only with its mode of editing, which has defaults
     fill: Fill | None = None  # the same
     allow_distilled: bool = False  # full fine-tuning of a base distilled to few steps
+    base_quantization: str | None = choice(
+        None, "int8", "fp8", "nf4"
+    )  # how a frozen base is kept while training; null: in model.dtype
     full_finetune: FullFinetune | None = None  # only with its method
     lora: Lora | None = None  # only with its method
     dreambooth: Dreambooth | None = None  # only with its method
@@ -99,6 +102,13 @@ class Training:
     def draws_masks(self) -> bool:
         """Tell whether what is filled is drawn at random for each visit."""
         return self.editing == "fill" and self.fill is not None and self.fill.masks == "random"
+
+    @property
+    def learns(self) -> str:
+        """Tell what is trained: the method, or what DreamBooth trains with."""
+        if self.method != "dreambooth" or self.dreambooth is None:
+            return self.method
+        return self.dreambooth.train or ("full_finetune" if self.lora is None else "lora")
 
     def __post_init__(self) -> None:
         """Refuse pairs of which one would be ignored."""

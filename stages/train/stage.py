@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from modelzoo import families
 from modelzoo.denoiser import Denoiser, load_denoiser
+from modelzoo.quantised.load import load_quantised
 from stages.artifacts import read_json, sha256_text
 from stages.base_record import read_record
 from stages.launch import use_threads
@@ -176,7 +177,11 @@ def create_state(
     settings, kind = params.training, families.family(params.family)
     folder = read_record(artifacts.denoiser).folders[kind.folder]
     dtype: torch.dtype = getattr(torch, params.dtype)
-    denoiser = fitting(load_denoiser(kind.denoiser, folder, dtype), settings, cell)
+    if settings.base_quantization is None:
+        base = load_denoiser(kind.denoiser, folder, dtype)
+    else:
+        base = load_quantised(kind.denoiser, folder, dtype, settings.base_quantization)
+    denoiser = fitting(base, settings, cell)
     model = method.build(denoiser)
     model.editing = editing_of(
         settings, params.seed, artifacts.manifests.vae, dtype, accelerator.device

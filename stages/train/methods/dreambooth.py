@@ -40,7 +40,7 @@ class Dreambooth:
     def build(self, denoiser: Denoiser) -> Model:
         """Prepare what learns; full fine-tuning by predictions needs a frozen copy of the base."""
         frozen = None
-        if self._predicts and self._learns == "full_finetune":
+        if self._predicts and self.settings.learns == "full_finetune":
             network = copy.deepcopy(denoiser.network).eval().requires_grad_(False)
             frozen = type(denoiser)(network)
         return replace(self._learner.build(denoiser), frozen=frozen)
@@ -57,7 +57,9 @@ class Dreambooth:
         if not self._predicts or batch.prior is None:
             return self._learner.losses(model, batch)
         target = self._base_prediction(model, batch)
-        learner = LEARNERS[self._learns](Held(self.objective, target), self.settings, self.seed)
+        learner = LEARNERS[self.settings.learns](
+            Held(self.objective, target), self.settings, self.seed
+        )
         return learner.losses(model, batch)
 
     def save(self, model: Model, folder: Path) -> None:
@@ -75,11 +77,7 @@ class Dreambooth:
 
     @cached_property
     def _learner(self) -> Method:
-        return LEARNERS[self._learns](self.objective, self.settings, self.seed)
-
-    @property
-    def _learns(self) -> str:
-        return self._dreambooth.train or ("lora" if self.settings.lora else "full_finetune")
+        return LEARNERS[self.settings.learns](self.objective, self.settings, self.seed)
 
     @property
     def _predicts(self) -> bool:

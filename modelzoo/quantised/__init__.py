@@ -1,0 +1,1 @@
+"""A frozen base in fewer bits: how weights are packed, a layer that computes with them, loading."""
