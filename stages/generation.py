@@ -167,7 +167,7 @@ def uncontrolled(
     return replace(generator, denoiser=denoiser, sees_condition=False)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     generator: Generator,
     prompts: Sequence[Prompt],

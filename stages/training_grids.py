@@ -74,6 +74,7 @@ class TrainingGrids:
     rows: KnownRows
     autoencoder: Autoencoder
     process: Process
+    sees_condition: bool  # whether the denoiser itself learns to follow pictures
 
     def check(self, denoiser: Denoiser, controlnet: nn.Module | None) -> None:
         """Refuse what could not be drawn.
@@ -84,7 +85,14 @@ class TrainingGrids:
         """
         check_sizes(self.prompts, self.autoencoder.spatial_factor * denoiser.patch, NAME)
         check_pictures(self.prompts, self.pictures, NAME)
-        follow(controlnet, self.sampling.controlnet, self.prompts, self.pictures, NAME)
+        follow(
+            controlnet,
+            self.sampling.controlnet,
+            self.prompts,
+            self.pictures,
+            NAME,
+            sees_condition=self.sees_condition,
+        )
 
     def draw(
         self,
@@ -99,6 +107,7 @@ class TrainingGrids:
         generator = Generator(
             denoiser=denoiser,
             controlnet=controlnet,
+            sees_condition=self.sees_condition,
             autoencoder=self.autoencoder.to(device),
             text_encoder=self.rows,
             tokenizer=self.tokenizer,
@@ -155,6 +164,7 @@ def open_grids(
         rows=known_rows(text.to(device), tokenizer, texts, device),
         autoencoder=load_autoencoder(records["vae"].folders["vae"], dtype),
         process=process_of(read_json(scheduler), params.family),
+        sees_condition=params.training.is_control_lora,
     )
 
 

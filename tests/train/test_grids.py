@@ -34,6 +34,11 @@ CASES = {
         {"method": "controlnet", "controlnet": {"conditioning_scale": 2.0}},
         {"condition": "seen.png"},
     ),
+    "control_lora": (
+        {"has_conditions": True},
+        {"method": "controlnet", "controlnet": {"kind": "lora"}, "lora": {"rank": 2}},
+        {"condition": "seen.png"},
+    ),
 }
 
 
