@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +58,21 @@ class Result:
         return [goal for goal in GOALS[self.name] if not goal.is_met(self.metrics)]
 
 
-EDGES = (Goal("edge_agreement", ">=", 0.8), Goal("edge_agreement_gain", ">=", 0.3))
-STYLE = (Goal("digit_accuracy", ">=", 0.85), Goal("style_agreement", ">=", 0.9))
+# the loss of the same pictures under the same noise fell, and not by chance
+LEARNS = Goal("val_gain_low", ">", 0)
+EDGES = (Goal("edge_agreement", ">=", 0.8), Goal("edge_agreement_gain", ">=", 0.3), LEARNS)
+STYLE = (Goal("digit_accuracy", ">=", 0.85), Goal("style_agreement", ">=", 0.9), LEARNS)
+METHODS = ("lora", "full", "dreambooth", "controlnet")
+OF_FLUX = ("control_lora", "kontext", "fill")
+SHORT = {"sdxl": METHODS, "flux1": METHODS + OF_FLUX, "sd35": METHODS}  # FLUX.2 is trained in full
+MATRIX = [f"gym_{family}_{method}" for family, methods in SHORT.items() for method in methods]
 GOALS: Mapping[str, tuple[Goal, ...]] = {
     "gym_flux2_lora": STYLE,
     "gym_flux2_full": STYLE,
     "gym_flux2_dreambooth": (
         Goal("style_agreement_hand", ">=", 0.85),
         Goal("style_agreement_plain", ">=", 0.85),
+        LEARNS,
     ),
     "gym_flux2_dreambooth_no_prior": (Goal("style_agreement_plain", "<=", 0.85),),
     "gym_flux2_controlnet": EDGES,
@@ -73,27 +80,42 @@ GOALS: Mapping[str, tuple[Goal, ...]] = {
     "gym_flux2_kontext": (
         Goal("digit_accuracy_add_one", ">=", 0.85),
         Goal("digit_accuracy_swap", ">=", 0.85),
+        LEARNS,
     ),
     "gym_flux2_fill": (
         Goal("filled_digit_accuracy", ">=", 0.85),
         Goal("kept_error", "<=", "kept_error_vae"),
+        LEARNS,
     ),
+    **dict.fromkeys(MATRIX, (LEARNS,)),
 }
+FAMILIES = {"flux2": "FLUX.2", "sdxl": "SDXL", "flux1": "FLUX.1", "sd35": "SD3.5"}  # columns
 
 
 def main() -> int:
     """Run all experiments, or those named; return 1 when a goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m flows.gym", description=__doc__)
-    parser.add_argument("experiments", nargs="*", help="names of files in params/experiments")
-    names = parser.parse_args().experiments or sorted(GOALS)
+    parser.add_argument(
+        "experiments",
+        nargs="*",
+        help="names of files in params/experiments; matrix: the short ones",
+    )
+    names = chosen(parser.parse_args().experiments)
     if unknown := sorted(set(names) - set(GOALS)):
-        print(f"gym: there is no {unknown[0]!r}; use some of {sorted(GOALS)!r}", file=sys.stderr)  # noqa: T201
+        known = ["matrix", *sorted(GOALS)]
+        print(f"gym: there is no {unknown[0]!r}; use some of {known!r}", file=sys.stderr)  # noqa: T201
         return 1
     results = []
     for name in names:
         results.append(train(name))
         show(results)
     return int(any(result.missed() for result in results))
+
+
+def chosen(asked: Sequence[str]) -> list[str]:
+    """Return the experiments that are asked for, each once; nothing is all of them."""
+    names = [name for each in asked for name in (MATRIX if each == "matrix" else [each])]
+    return list(dict.fromkeys(names)) or list(GOALS)
 
 
 def train(name: str) -> Result:
@@ -117,8 +139,8 @@ def supply(exported: Path, base: Path) -> None:
     shutil.copytree(exported, base)
 
 
-def show(results: Iterable[Result]) -> None:
-    """Print the table of what was reached."""
+def show(results: Sequence[Result]) -> None:
+    """Print what was reached of each goal, and what each family learned by each method."""
     table = Table("experiment", "goal", "reached", "met", "seconds", title="gym")
     for result in results:
         for place, goal in enumerate(GOALS[result.name]):
@@ -130,7 +152,27 @@ def show(results: Iterable[Result]) -> None:
                 "yes" if goal.is_met(result.metrics) else "NO",
                 f"{result.seconds:.0f}" if place == 0 else "",
             )
-    Console(width=WIDTH).print(table)
+    Console(width=WIDTH).print(table, matrix(results))
+
+
+def matrix(results: Iterable[Result]) -> Table:
+    """Make the table of how far each method lowered the validation loss of each family."""
+    cells: dict[str, dict[str, str]] = {}
+    for result in results:
+        _, family, method = result.name.split("_", 2)
+        cells.setdefault(method, {})[family] = gain(result)
+    table = Table("method", *FAMILIES.values(), title="validation loss, base minus trained")
+    for method, row in cells.items():
+        table.add_row(method, *(row.get(family, "") for family in FAMILIES))
+    return table
+
+
+def gain(result: Result) -> str:
+    """Say by how much the validation loss fell, and how far its interval reaches to each side."""
+    mean, low = result.metrics.get("val_gain"), result.metrics.get("val_gain_low")
+    if mean is None or low is None:
+        return "none"
+    return f"{mean:.4f} ± {mean - low:.4f}" + ("" if LEARNS.is_met(result.metrics) else " NO")
 
 
 if __name__ == "__main__":

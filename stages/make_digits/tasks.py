@@ -36,6 +36,7 @@ ADD_ONE_IMAGES = {1: 150, 2: 300, 3: 450}
 SWAP_IMAGES = {2: 450, 3: 450}
 FILL_IMAGES = {3: 900}
 HAND_IMAGES = 5  # of three digits, all ten among them
+HAND_HELD_OUT = {3: 30}  # to see whether the hand was learned, and not its five pictures
 PROMPTS = {2: 20, 3: 25}  # 115 digits to judge
 FILL_PROMPTS = {3: 100}
 
@@ -80,8 +81,10 @@ def run(artifacts: Artifacts = Artifacts()) -> None:
     asked = styled(judge_test, choose(held_out, PROMPTS, rng), rng)
     write_judge(artifacts.style_judge, judged, (PLAIN, "inverted"), asked)
 
+    rng = np.random.default_rng([SEED, 5])
+    unseen = hand(judge_test, choose(held_out, HAND_HELD_OUT, rng), rng)
     rng = np.random.default_rng([SEED, 2])
-    write_examples(artifacts.hand, hand(train, ten_digits(trained, rng), rng))
+    write_examples(artifacts.hand, hand(train, ten_digits(trained, rng), rng), unseen)
     with_word = hand(judge_test, choose(held_out, PROMPTS, rng), rng)
     without = plain(judge_test, choose(held_out, PROMPTS, rng), rng)
     write_judge(artifacts.hand_judge, judged, (PLAIN, "hand"), with_word + without)
@@ -176,26 +179,35 @@ def filled(pool: Pool, labels: Sequence[Label], rng: np.random.Generator) -> lis
     return examples
 
 
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
+def write_examples(
+    path: Path, examples: Sequence[Example], held_out: Sequence[Example] = ()
+) -> None:
     """Write a dataset: pictures, and a metadata.json with captions, references and masks.
 
-    What is filled is learned from the picture itself, so where there is a mask there is no
-    reference.
+    What is held out stands in a table of its own, held_out.json. What is filled is learned from
+    the picture itself, so where there is a mask there is no reference.
     """
-    rows = []
     with staging(path) as folder:
         folder.mkdir()
-        for i, example in enumerate(examples):
-            row = {"image": f"{i:04d}.png", "caption": example.caption}
-            write_png(folder / row["image"], example.picture)
-            role = "reference" if example.mask is None else "mask"
-            other = example.reference if example.mask is None else example.mask
-            if other is not None:
-                row[role] = f"{role}s/{i:04d}.png"
-                (folder / f"{role}s").mkdir(exist_ok=True)
-                write_png(folder / row[role], other)
-            rows.append(row)
-        write_json(folder / "metadata.json", rows)
+        write_json(
+            folder / "metadata.json", [_row(folder, "", *each) for each in enumerate(examples)]
+        )
+        if held_out:
+            (folder / "held_out").mkdir()
+            rows = [_row(folder, "held_out/", *each) for each in enumerate(held_out)]
+            write_json(folder / "held_out.json", rows)
+
+
+def _row(folder: Path, below: str, number: int, example: Example) -> dict[str, str]:
+    row = {"image": f"{below}{number:04d}.png", "caption": example.caption}
+    write_png(folder / row["image"], example.picture)
+    role = "reference" if example.mask is None else "mask"
+    other = example.reference if example.mask is None else example.mask
+    if other is not None:
+        row[role] = f"{role}s/{below}{number:04d}.png"
+        (folder / row[role]).parent.mkdir(parents=True, exist_ok=True)
+        write_png(folder / row[role], other)
+    return row
 
 
 def write_judge(

@@ -87,6 +87,18 @@ def test_a_hand_is_five_pictures_with_all_digits_called_by_a_rare_word(made: Art
     assert {digit for caption in captions for digit in number(caption)} == set(range(10))
 
 
+def test_what_is_held_out_of_the_hand_is_of_numbers_and_scans_of_its_own(
+    made: Artifacts, pools: list[Pool]
+) -> None:
+    held_out, _ = split_numbers_of_the_digits()
+    known, found = reader(pools[3]), rows(made.hand, "held_out.json")
+    assert len(found) == 30
+    for row in found:
+        label, styles = shown(made.hand / row["image"], known)
+        assert (label, styles) == (number(row["caption"]), {"hand"})
+        assert label in held_out[3]
+
+
 def test_an_edit_leads_from_its_reference_to_its_picture(
     made: Artifacts, pools: list[Pool]
 ) -> None:
