@@ -175,8 +175,7 @@ class Workspace:
         ):
             row = {"sample_id": f"{i:020x}", "variant": variant}
             if scale == self.scales[0]:
-                text = f"picture {i % 5}" + (f" again {variant}" if variant else "")
-                captions.append(row | {"caption": text})
+                captions.append(row | {"caption": self._caption(i, variant)})
             width, height = (scale * side for side in SIDES[i % 2])
             row["split"] = "validation" if i < self.num_validation else "train"
             row["repeats"] = self.repeats[i % len(self.repeats)]
@@ -211,6 +210,10 @@ class Workspace:
         self._write("prompts", prompts, self._made_by("text_encoder"))
         self._write("captions", captions, {})
 
+    def _caption(self, number: int, variant: int) -> str:
+        """Return a caption of a sample, which others may have too."""
+        return f"picture {number % 5}" + (f" again {variant}" if variant else "")
+
     def _roles(
         self, number: int, width: int, height: int
     ) -> Iterator[tuple[str, int, tuple[int, int]]]:
@@ -239,16 +242,9 @@ class Workspace:
         kind = "masks" if role == "mask" else "pixels" if has_pixels else "latents"
         channels, factor = (16, 4) if self.family == "flux2" else (4, 2)
         shape = (channels, height // factor, width // factor)
-        if kind == "latents":
-            values = {"mean": random.standard_normal((1, *shape), np.float32)}
-            if self.family != "flux2":
-                values["logvar"] = np.full((1, *shape), -2.0, np.float32)
-        elif kind == "masks":
-            shape = (1, height, width)
-            values = {"mask": random.integers(0, 2, (1, *shape)).astype(np.float32)}
-        else:
-            shape = (3, height, width)
-            values = {"pixels": random.integers(0, 256, (1, *shape)).astype(np.float32)}
+        if kind != "latents":
+            shape = (1 if kind == "masks" else 3, height, width)
+        values = self._values(random, kind, image, shape)
         dtype = "float32" if kind == "latents" else "uint8"
         columns = dict.fromkeys(values, Column(shape, dtype))
         name, key = table_name(kind, columns), row_key(image=image)
@@ -256,6 +252,23 @@ class Workspace:
         self.added.setdefault(name, []).append((key, values))
         size = {"channels": shape[0], "height": shape[1], "width": shape[2]}
         return {"key": key, "table": name, "bucket": f"{width}x{height}", **size}
+
+    def _values(
+        self,
+        random: np.random.Generator,
+        kind: str,
+        image: tuple[int | str, ...],
+        shape: tuple[int, ...],
+    ) -> dict[str, Any]:
+        """Return the columns of a picture's row, the first axis of size 1."""
+        if kind == "masks":
+            return {"mask": random.integers(0, 2, (1, *shape)).astype(np.float32)}
+        if kind == "pixels":
+            return {"pixels": random.integers(0, 256, (1, *shape)).astype(np.float32)}
+        values = {"mean": random.standard_normal((1, *shape), np.float32)}
+        if self.family != "flux2":
+            values["logvar"] = np.full((1, *shape), -2.0, np.float32)
+        return values
 
     def _made_by(self, encoder: str) -> dict[str, str]:
         record = read_record(self.root / f"data/base/{encoder}.json")
