@@ -22,7 +22,7 @@ from stages.generation import (
 )
 from stages.judges import JUDGES, Examination
 from stages.judges.verdict import Question, Reading
-from stages.kept_region import kept_errors
+from stages.kept_region import kept_errors, painted_errors
 from stages.paired_gain import paired_gain
 from stages.params.outputs import Evaluate
 from stages.params.read import key
@@ -48,6 +48,7 @@ class Params:
     guidance: float | None = key("sample.guidance")
     shift: float | None = key("sample.shift")
     sampler: str | None = key("sample.sampler")
+    keep_unmasked: str = key("sample.keep_unmasked")
     threads: int = key("hardware.threads")
     tracking: Tracking = key("tracking", tracked=False)
 
@@ -135,6 +136,7 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
         guidance=params.guidance,
         shift=params.shift,
         sampler=params.sampler,
+        keep_unmasked=params.keep_unmasked,
         time_offset=summary["time_offset"],
         controlnet=controlnet_of(summary),
     )
@@ -142,6 +144,7 @@ def examine(exam: Examination, params: Params, artifacts: Artifacts) -> Judged:
     pictures = generate(generator, exam.questions, sampling, "evaluate", folder)
     readings = exam.read(pictures)
     metrics = exam.metrics(readings) | kept_errors(generator, exam.questions, pictures, folder)
+    metrics |= painted_errors(generator, exam.questions, sampling, folder)
     if generator.controlnet is not None or generator.sees_condition:
         alone = uncontrolled(generator, params.family, records)
         metrics |= without_control(alone, exam, sampling, metrics)

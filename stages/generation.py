@@ -25,7 +25,15 @@ from stages.artifacts import read_json
 from stages.base_record import Record, read_record
 from stages.control import NO_CONTROL, Control, Controlled, Following, follow
 from stages.params.methods import Controlnet
-from stages.prompt_pictures import NOTHING_SEEN, Edited, Seen, check_pictures, encode, kind_of
+from stages.prompt_pictures import (
+    NOTHING_SEEN,
+    Edited,
+    Seen,
+    check_pictures,
+    encode,
+    kind_of,
+    pasted,
+)
 from stages.tokenizers import open_tokenizers
 from stages.trained import load_trained
 
@@ -57,6 +65,7 @@ class Sampling:
     sampler: str | None = None  # None: the model's own
     time_offset: float | None = None  # of references along t; None: the model's own
     controlnet: Controlnet | None = None  # how one was trained, if one was
+    keep_unmasked: str = "pixels"  # or "latents", "none": see `generate`
 
 
 @dataclass(frozen=True)
@@ -184,8 +193,9 @@ def generate(
     A picture depends on its prompt, its index and the sampling alone: its noise is its own, and a
     batch always has the same number of pictures, the last repeated to fill it. Pictures that a
     prompt names are seen with the prompt and, where there is classifier-free guidance, without it.
-    What a Fill model keeps is what it painted itself: nothing is pasted back, as in the released
-    pipeline.
+    Where a mask fills nothing, the latents are the given picture's own at the end, and so are the
+    decoded pixels; with `sampling.keep_unmasked` "latents" these alone, and with "none" a Fill
+    model paints everything, as in the released pipeline.
 
     Args:
         generator: The loaded components.
@@ -294,7 +304,10 @@ def _batch(
         shift=sampling.shift,
         sampler=sampling.sampler,
     )
-    return to_pictures(generator.decode(latents))
+    if sampling.keep_unmasked != "none":
+        latents = seen.restored(latents)
+    pictures = to_pictures(generator.decode(latents))
+    return pasted(pictures, prompts, folder) if sampling.keep_unmasked == "pixels" else pictures
 
 
 def _size(prompt: Prompt) -> tuple[int, int]:

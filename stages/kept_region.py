@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from stages.generation import Generator, Picture, Prompt, to_pictures
+from stages.generation import Generator, Picture, Prompt, Sampling, generate, to_pictures
 from stages.prompt_pictures import open_mask, open_picture
+
+NUM_PAINTED = 32  # prompts of which what the model paints alone is compared
 
 
 @torch.inference_mode()
@@ -43,6 +46,25 @@ def kept_errors(
     if not made:
         return {}
     return {"kept_error": float(np.mean(made)), "kept_error_vae": float(np.mean(copied))}
+
+
+def painted_errors(
+    generator: Generator, prompts: Sequence[Prompt], sampling: Sampling, folder: Path
+) -> dict[str, float]:
+    """Compare what the model itself paints where it should keep, nothing being put back.
+
+    Returns:
+        "kept_error_painted", of the first prompts with a mask; nothing if there is none, or if
+        the pictures are so anyway.
+    """
+    masked = [prompt for prompt in prompts if prompt.mask is not None][:NUM_PAINTED]
+    if not masked or sampling.keep_unmasked == "none":
+        return {}
+    alone = replace(sampling, keep_unmasked="none")
+    errors = kept_errors(
+        generator, masked, generate(generator, masked, alone, "paint all", folder), folder
+    )
+    return {"kept_error_painted": errors["kept_error"]} if errors else {}
 
 
 def _latents(generator: Generator, pixels: torch.Tensor) -> torch.Tensor:

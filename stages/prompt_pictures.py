@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from modelzoo.autoencoders import Autoencoder
 from modelzoo.flux.components.editing import fill_channels
@@ -51,9 +52,17 @@ class Seen:
     references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) of each
     fill: Tensor | None = None  # (B, C', h, w), see `Denoiser.with_pictures`
     time_offset: float | None = None
+    original: Tensor | None = None  # latents (B, C, h, w) of pictures to be filled
+    is_kept: Tensor | None = None  # (B, 1, h, w), where no pixel of a cell is filled
 
     def __bool__(self) -> bool:
         return bool(self.references) or self.fill is not None
+
+    def restored(self, latents: Tensor) -> Tensor:
+        """Give latents (B, C, h, w) the given pictures' own wherever a cell is kept whole."""
+        if self.original is None or self.is_kept is None:
+            return latents
+        return torch.where(self.is_kept, self.original.to(latents.dtype), latents)
 
 
 NOTHING_SEEN = Seen()
@@ -108,14 +117,19 @@ def encode(
         torch.stack([open_picture(folder / prompt.references[i], prompt) for prompt in prompts])
         for i in range(num_references)
     ]
-    if has_mask:
-        masks = torch.stack([open_mask(folder / str(prompt.mask), prompt) for prompt in prompts])
-        return Seen(fill=fill_channels(given[0], masks, autoencoder, device))
     dtype = next(autoencoder.parameters()).dtype
     latents = tuple(
         autoencoder.latents(autoencoder.encode_rows(each.to(device, dtype))) for each in given
     )
-    return Seen(references=latents, time_offset=time_offset)
+    if not has_mask:
+        return Seen(references=latents, time_offset=time_offset)
+    masks = torch.stack([open_mask(folder / str(prompt.mask), prompt) for prompt in prompts])
+    filled = adaptive_max_pool2d(masks, latents[0].shape[-2:])
+    return Seen(
+        fill=fill_channels(given[0], masks, autoencoder, device),
+        original=latents[0],
+        is_kept=filled.to(device) == 0,
+    )
 
 
 def all_filled(autoencoder: Autoencoder, count: int, height: int, width: int) -> Seen:
@@ -124,6 +138,22 @@ def all_filled(autoencoder: Autoencoder, count: int, height: int, width: int) ->
     grey = torch.zeros(count, 3, height, width, dtype=parameter.dtype)
     mask = torch.ones(count, 1, height, width)
     return Seen(fill=fill_channels(grey, mask, autoencoder, parameter.device))
+
+
+def pasted(
+    pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[Edited], folder: Path
+) -> list[NDArray[np.uint8]]:
+    """Give pictures (H, W, 3) the very pixels of those to be filled, wherever nothing is filled."""
+    return [
+        picture
+        if prompt.mask is None
+        else np.where(
+            open_mask(folder / prompt.mask, prompt)[0].numpy()[..., None] == 0,
+            _cut(folder / prompt.references[0], prompt),
+            picture,
+        )
+        for picture, prompt in zip(pictures, prompts, strict=True)
+    ]
 
 
 def open_picture(path: Path, prompt: Edited) -> Tensor:

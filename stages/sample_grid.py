@@ -30,6 +30,7 @@ def sampling_of(
         asked.sampler,
         time_offset,
         controlnet,
+        asked.keep_unmasked,
     )
 
 

@@ -32,6 +32,9 @@ class Sample:
     guidance: float | None = number(None, at_least=0)  # told to models that embed it; null: theirs
     shift: float | None = number(None, above=0)  # of the sampler's t; null: the model's own
     sampler: str | None = choice(None, "euler", "ddim", "dpmpp_2m")  # null: the model's own
+    keep_unmasked: str = choice(
+        "pixels", "pixels", "latents", "none"
+    )  # of a picture to be filled; none: all is as the model paints it
 
     @property
     def edits(self) -> bool:

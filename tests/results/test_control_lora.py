@@ -126,6 +126,7 @@ def test_edges_are_judged_beside_those_of_the_base_alone(data: Path, pictures: P
         guidance=None,
         shift=None,
         sampler=None,
+        keep_unmasked="pixels",
         threads=1,
         tracking=Tracking(mlflow=False),
     )

@@ -161,6 +161,7 @@ def test_evaluation_measures_edges_with_and_without_control(data, pictures):
             guidance=None,
             shift=None,
             sampler=None,
+            keep_unmasked="pixels",
             threads=1,
             tracking=Tracking(mlflow=False),
         )

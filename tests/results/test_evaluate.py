@@ -33,6 +33,7 @@ def run(judge: str | None, folder: Path | None, num_prompts: int | None = None) 
         guidance=None,
         shift=None,
         sampler=None,
+        keep_unmasked="pixels",
         threads=1,
         tracking=no_tracking,
     )

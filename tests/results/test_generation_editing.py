@@ -17,9 +17,10 @@ from modelzoo.flux.v2.conditioning import widen_for_fill
 from stages import sample
 from stages.export import proof
 from stages.generation import Generator, Picture, Sampling, base_records, generate, load_generator
+from stages.kept_region import kept_errors, painted_errors
 from stages.params.outputs import Prompt, Sample
 from stages.params.tracking import Tracking
-from stages.prompt_pictures import check_pictures, open_mask, open_picture
+from stages.prompt_pictures import check_pictures, encode, open_mask, open_picture
 
 SAMPLING = Sampling(steps=2, cfg_scale=2.0, seed=3)
 ONE = Prompt("handwritten digits one", 16, 16, ["a.png"])
@@ -117,15 +118,57 @@ def test_what_is_filled_cannot_be_seen_and_what_is_kept_can(
     filler: Generator, folder: Path, tmp_path: Path
 ) -> None:
     prompt = replace(ONE, mask="mask.png")
-    first = one(filler, prompt, folder)
+    first = one(filler, prompt, folder, keep_unmasked="none")
     pixels = {name: np.asarray(Image.open(folder / f"{name}.png")) for name in ("a", "b")}
     hidden, kept = pixels["a"].copy(), pixels["a"].copy()
     hidden[:, 8:], kept[:, :8] = pixels["b"][:, 8:], pixels["b"][:, :8]
     Image.open(folder / "mask.png").save(tmp_path / "mask.png")
     Image.fromarray(hidden).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(one(filler, prompt, tmp_path), first)
+    again = one(filler, prompt, tmp_path, keep_unmasked="none")
+    np.testing.assert_array_equal(again, first)
     Image.fromarray(kept).save(tmp_path / "a.png")
-    assert (one(filler, prompt, tmp_path) != first).any()
+    assert (one(filler, prompt, tmp_path, keep_unmasked="none") != first).any()
+
+
+def test_what_no_mask_fills_is_the_autoencoders_copy_of_the_picture(
+    filler: Generator, folder: Path
+) -> None:
+    prompt = replace(ONE, mask="mask.png")
+    seen = encode([prompt], folder, filler.autoencoder, filler.device, None)
+    assert seen.original is not None
+    assert seen.is_kept is not None
+    mask = open_mask(folder / "mask.png", prompt)[None]
+    side = filler.autoencoder.spatial_factor
+    for row, column in np.ndindex(*seen.is_kept.shape[-2:]):
+        cell = mask[..., row * side : (row + 1) * side, column * side : (column + 1) * side]
+        assert bool(seen.is_kept[0, 0, row, column]) == (cell.max() == 0)
+    assert 0 < seen.is_kept.float().mean() < 1
+    painted = torch.zeros_like(seen.original)
+    restored = seen.restored(painted)
+    kept = seen.is_kept.expand_as(painted)
+    assert torch.equal(restored[kept], seen.original[kept])
+    assert not restored[~kept].any()
+    copied = one(filler, prompt, folder, keep_unmasked="latents")
+    assert (copied != one(filler, prompt, folder, keep_unmasked="none")).any()
+
+
+def test_pixels_that_no_mask_fills_stay_as_they_are(filler: Generator, folder: Path) -> None:
+    prompt = replace(ONE, mask="mask.png")
+    picture = one(filler, prompt, folder)
+    original = np.asarray(Image.open(folder / "a.png"))
+    np.testing.assert_array_equal(picture[:, :8], original[:, :8])
+    painted = one(filler, prompt, folder, keep_unmasked="latents")
+    np.testing.assert_array_equal(picture[:, 8:], painted[:, 8:])
+    assert (painted[:, :8] != original[:, :8]).any()
+
+
+def test_what_the_model_paints_alone_is_measured_too(filler: Generator, folder: Path) -> None:
+    prompt = replace(ONE, mask="mask.png")
+    alone = one(filler, prompt, folder, keep_unmasked="none")
+    expected = kept_errors(filler, [prompt], [alone], folder)["kept_error"]
+    found = painted_errors(filler, [ONE, prompt], SAMPLING, folder)
+    assert found == {"kept_error_painted": expected} != {"kept_error_painted": 0}
+    assert not painted_errors(filler, [prompt], replace(SAMPLING, keep_unmasked="none"), folder)
 
 
 def test_a_model_is_given_the_pictures_that_it_knows(

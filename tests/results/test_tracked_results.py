@@ -33,6 +33,7 @@ def test_results_end_in_the_run_of_the_training(data: Path, judge_folder: Path) 
         guidance=None,
         shift=None,
         sampler=None,
+        keep_unmasked="pixels",
         threads=1,
         tracking=TRACKING,
     )
