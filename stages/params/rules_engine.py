@@ -29,7 +29,7 @@ def _offloading(config: Config) -> Iterator[str]:
     asked, training = config.hardware.offload_blocks, config.training
     if not asked:
         return
-    if training.method in ("full_finetune", "dreambooth") and training.lora is None:
+    if training.learns == "full_finetune":
         yield (
             f"hardware.offload_blocks: {asked} given, but full fine-tuning has no frozen base, and "
             "only frozen weights are offloaded: set 0, or train a LoRA or a ControlNet"

@@ -63,12 +63,13 @@ class Offloaded:
         self.last = -1  # block that was called
         for place, block in enumerate(blocks):
             for weight in self.weights[place]:
-                weight.away.data = torch.empty(0, dtype=weight.away.dtype)
+                weight.away.data = torch.empty(0, dtype=weight.away.dtype)  # `home` has its own
             block.register_forward_pre_hook(partial(self._bring, place))
             block.register_forward_hook(partial(self._put_away, place), always_call=True)
 
-    def _home(self, p: nn.Parameter) -> Tensor:
-        return p.data if self.stream is None else p.data.cpu().pin_memory()
+    def _home(self, weight: Tensor) -> Tensor:
+        home = weight.detach()
+        return home if self.stream is None else home.cpu().pin_memory()
 
     def _bring(self, place: int, block: nn.Module, inputs: Any) -> None:
         tensors = self.ahead.pop(place, None) or self._fetch(place)
@@ -78,7 +79,7 @@ class Offloaded:
             for tensor in tensors:
                 tensor.record_stream(now)
         for weight, tensor in zip(self.weights[place], tensors, strict=True):
-            weight.put(nn.Parameter(tensor, requires_grad=False))
+            weight.put(tensor)
         follower = place + 1 if place > self.last or place == 0 else place - 1
         if follower < len(self.weights) and follower not in self.ahead:
             self.ahead[follower] = self._fetch(follower)
@@ -86,7 +87,7 @@ class Offloaded:
 
     def _put_away(self, place: int, block: nn.Module, *call: Any) -> None:
         for weight in self.weights[place]:
-            weight.put(weight.away)
+            weight.put_away()
 
     def _fetch(self, place: int) -> list[Tensor]:
         if self.stream is None:
@@ -98,23 +99,29 @@ class Offloaded:
 class Weight(NamedTuple):
     """Where a module has a weight, and what stands there, empty, while it is away.
 
-    What a backward pass keeps is the parameter itself, so each time another one is put there.
+    What a backward pass keeps is the tensor itself, so each time another one is put there.
     """
 
-    module: nn.Module
+    place: dict[str, Any]  # the module's parameters, or its buffers where a weight is packed
     name: str
-    away: nn.Parameter
+    away: Tensor
 
-    def put(self, p: nn.Parameter) -> None:
-        """Let the module compute with `p`."""
-        self.module._parameters[self.name] = p
+    def put(self, tensor: Tensor) -> None:
+        """Let the module compute with `tensor`."""
+        is_parameter = isinstance(self.away, nn.Parameter)
+        self.place[self.name] = nn.Parameter(tensor, False) if is_parameter else tensor
+
+    def put_away(self) -> None:
+        """Let the module compute with nothing."""
+        self.place[self.name] = self.away
 
 
 def frozen_weights(block: nn.Module) -> list[Weight]:
     """List the weights of a block that do not learn."""
     return [
-        Weight(module, name, p)
+        Weight(place, name, tensor)
         for module in block.modules()
-        for name, p in module._parameters.items()
-        if p is not None and not p.requires_grad
+        for place in (module._parameters, module._buffers)
+        for name, tensor in place.items()
+        if tensor is not None and not tensor.requires_grad
     ]

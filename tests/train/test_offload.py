@@ -47,6 +47,10 @@ class Watched(Offloaded):
         return super()._fetch(place)
 
 
+def frozen_tensors(block):
+    return [t for t in (*block.parameters(), *block.buffers()) if not t.requires_grad]
+
+
 def is_here(block):
     return block.base.weight.numel() > 0
 
@@ -79,17 +83,19 @@ def test_gradients_are_the_same_and_each_block_is_brought_one_ahead():
     assert max(here) == 2
 
 
-@pytest.mark.parametrize("is_compiled", [False, True])
-def test_a_lora_learns_the_same_on_an_offloaded_base(workspace, monkeypatch, is_compiled):
+@pytest.mark.parametrize(("is_compiled", "bits"), [(False, None), (True, None), (False, "int8")])
+def test_a_lora_learns_the_same_on_an_offloaded_base(workspace, monkeypatch, is_compiled, bits):
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
-    params = workspace.params(method="lora", lora={"rank": 2}, ema=None)
+    params = workspace.params(method="lora", lora={"rank": 2}, ema=None, base_quantization=bits)
     params = replace(params, gradient_checkpointing=True, compile=is_compiled)
     gradients = []
     for is_offloaded in (False, True):
         trainer = create_trainer(params)
         state, batch = trainer.state, trainer.batches.at(0)[0]
         if is_offloaded:
-            Offloaded(state.model.denoiser.blocks(), CPU)
+            blocks = state.model.denoiser.blocks()
+            Offloaded(blocks, CPU)
+            assert not any(t.numel() for block in blocks for t in frozen_tensors(block))
         state.backward(trainer.method.losses(state.model, batch).sum())
         gradients.append({name: p.grad for name, p in state.trainable.items()})
     assert gradients[0].keys() == gradients[1].keys()
