@@ -69,12 +69,13 @@ def _absent(where: str, key: str, place: str) -> str:
 
 
 def _is_known(folder: str) -> bool:
-    """Tell whether a path exists, is `dvc add`ed, or is made by a dvc.yaml in a folder above it."""
+    """Tell whether a path exists, or is in what is `dvc add`ed or a dvc.yaml above it makes."""
     path = Path(os.path.normpath(folder))
-    if path.exists() or Path(f"{path}.dvc").is_file():
+    wholes = [path, *path.parents]
+    if path.exists() or any(Path(f"{whole}.dvc").is_file() for whole in wholes):
         return True
     makers = (above / "dvc.yaml" for above in path.parents if above != Path())
-    return any(path in _outs(maker) for maker in makers if maker.is_file())
+    return any(not _outs(maker).isdisjoint(wholes) for maker in makers if maker.is_file())
 
 
 def _outs(maker: Path) -> set[Path]:

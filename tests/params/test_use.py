@@ -94,6 +94,13 @@ def test_a_folder_that_is_there_or_added_to_dvc_is_accepted(digits: Use, made: s
     assert digits("data.train_path=data/raw/mine").data.train_path == "data/raw/mine"
 
 
+@pytest.mark.parametrize("whole", ["data/raw/digits_judge", "data/raw/mine"])
+def test_a_folder_in_what_dvc_makes_or_holds_is_accepted(digits: Use, whole: str) -> None:
+    Path("data/raw/mine.dvc").write_text("outs: []\n")
+    config = digits(f"data.train_path={whole}/pictures")
+    assert config.data.train_path == f"{whole}/pictures"
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
