@@ -17,6 +17,9 @@ class Hardware:
     offload_blocks: int = number(0, at_least=0)  # of the frozen base, kept in CPU memory
     threads: int = number(2, at_least=1)  # CPU threads of torch, a process
     processes: int = number(1, at_least=1)  # that train together, over all nodes
+    sharding: str = choice(
+        "none", "none", "full"
+    )  # full: a process holds its rows of weights, gradients, slots
     encode_batch_size: int = number(8, at_least=1)  # pictures or captions an encoder call
     encode_workers: str = choice("local", "local", "ray")  # who encodes: this process, or actors
     ray_address: str | None = None  # ray://host:port or auto; null: a cluster of this machine

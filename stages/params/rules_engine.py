@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 from stages.params.config import Config
 
+# Steps each element alike, so that a process can step its rows of a weight.
+SHARDABLE = ("adamw", "lion", "schedule_free")
+
 
 def broken(config: Config) -> Iterator[str]:
     """Yield each broken rule as a sentence that names its keys."""
@@ -22,6 +25,8 @@ def broken(config: Config) -> Iterator[str]:
             "step in the backward pass cannot wait for other processes; set one of them back"
         )
     yield from _offloading(config)
+    if config.hardware.sharding != "none":
+        yield from _sharding(config)
 
 
 def _offloading(config: Config) -> Iterator[str]:
@@ -38,4 +43,23 @@ def _offloading(config: Config) -> Iterator[str]:
         yield (
             f"hardware.offload_blocks: {asked} given, but hardware.gradient_checkpointing is "
             "false, so blocks would keep their weights for the backward pass: set it to true"
+        )
+
+
+def _sharding(config: Config) -> Iterator[str]:
+    given, training = f"hardware.sharding: {config.hardware.sharding!r} given, but", config.training
+    if config.hardware.processes == 1:
+        yield (
+            f"{given} hardware.processes is 1, which has nobody to share with: raise that, or set "
+            "sharding to 'none'"
+        )
+    if training.learns != "full_finetune":
+        yield (
+            f"{given} training.method {training.method!r} trains {training.learns!r} beside a "
+            "frozen base, which would not be divided: set sharding to 'none'"
+        )
+    if training.optimizer.type not in SHARDABLE:
+        yield (
+            f"{given} training.optimizer.type {training.optimizer.type!r} looks at whole weights "
+            f"or at blocks of them: set it to one of {list(SHARDABLE)}, or sharding to 'none'"
         )

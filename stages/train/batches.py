@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,27 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
+class Spare:
+    """A micro-batch that another process computes too; here its loss does not count.
+
+    Where each process has a part of the weights, all must compute equally often.
+    """
+
+    batch: Batch
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return 0
+
+    def to(self, device: torch.device) -> Spare:
+        """Copy to `device`, without waiting for the copy."""
+        return Spare(self.batch.to(device))
+
+
+Part: TypeAlias = Batch | Elsewhere | Spare  # of a step
+
+
+@dataclass(frozen=True)
 class Batches:
     """Micro-batches of a step: rows from the store, and all that is drawn for a visit."""
 
@@ -88,16 +109,23 @@ class Batches:
     num_tokens: Callable[[int, int], int] = operator.mul  # of latents, from height and width
     peers: Peers = Peers()
 
-    def at(self, step: int) -> list[Batch | Elsewhere]:
+    def at(self, step: int) -> list[Part]:
         """Return the micro-batches of the step after `step` finished ones, dealt in turn."""
-        return [
-            self._batch(part) if self.peers.owns(place) else Elsewhere(self._names(part))
-            for place, part in enumerate(self.order.at(step))
-        ]
+        parts = self.order.at(step)
+        return self._dealt(parts, lambda place: self._batch(parts[place]))
 
     def visits(self, steps: int) -> Indices:
         """Count how often each item is trained on in the first `steps` steps, (items,)."""
         return self.order.visits(steps)
+
+    def _dealt(self, parts: Sequence[MicroBatch], make: Callable[[int], Batch]) -> list[Part]:
+        """Make the micro-batches of this process; `make` is told their places in the step."""
+        counts = dict(self.peers.dealt(len(parts)))
+        dealt: list[Part] = [
+            make(place) if counts.get(place) else Elsewhere(self._names(part))
+            for place, part in enumerate(parts)
+        ]
+        return dealt + [Spare(make(place)) for place, does in counts.items() if not does]
 
     def _names(self, part: MicroBatch) -> tuple[str, ...]:
         return tuple(self.samples.names[item] for item in part.items)
@@ -186,16 +214,16 @@ class Prefetch:
 
     def __init__(
         self,
-        at: Callable[[int], list[Batch | Elsewhere]],
+        at: Callable[[int], list[Part]],
         steps: int,
         device: torch.device,
         depth: int = 2,
     ) -> None:
         self._at, self._steps, self._device, self._depth = at, steps, device, depth
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: dict[int, Future[list[Batch | Elsewhere]]] = {}
+        self._ahead: dict[int, Future[list[Part]]] = {}
 
-    def at(self, step: int) -> Sequence[Batch | Elsewhere]:
+    def at(self, step: int) -> Sequence[Part]:
         """Return the micro-batches of a step on the device; steps are asked for in order."""
         for ahead in range(step, min(step + self._depth + 1, self._steps)):
             if ahead not in self._ahead:

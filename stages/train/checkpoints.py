@@ -148,16 +148,22 @@ class Checkpoints:
         return self.folder / f"best-{step:08d}"
 
     def _write(self, path: Path, state: TrainState) -> None:
-        if not state.peers.is_first or path.exists():
+        is_first = state.peers.is_first
+        if state.peers.told(path.exists()):
             return
-        self.require_space(state)
         partial = self.folder / f".{path.name}.partial"
-        partial.mkdir()
+        if is_first:
+            self.require_space(state)
+            partial.mkdir()
         sums = {}
-        for name, tensors in state.tensors().items():
-            file = partial / f"{name}.safetensors"
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
-            sums[file.name] = _checksum(file)
+        for name, parts in state.tensors().items():
+            tensors = state.holding.joined(parts)
+            if is_first:
+                file = partial / f"{name}.safetensors"
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
+                sums[file.name] = _checksum(file)
+        if not is_first:
+            return
         text = json.dumps(state.facts() | {"files": sums})
         (partial / FACTS).write_text(json.dumps({"sum": zlib.crc32(text.encode()), "text": text}))
         for file in [*partial.iterdir(), partial]:
@@ -180,11 +186,9 @@ class Checkpoints:
 
     def require_space(self, state: TrainState) -> None:
         """Raise ValueError when the disk has too little room for what will be kept of `state`."""
-        slots = 2 * sum(4 * p.numel() for p in state.trainable.values())  # AdamW's, unborn at first
+        slots = 2 * 4 * state.holding.num_parameters  # AdamW's, unborn at first
         files = state.tensors()
-        weights = sum(
-            t.nbytes for name in files.keys() - {"optimizer"} for t in files[name].values()
-        )
+        weights = sum(state.holding.num_bytes(files[name]) for name in files.keys() - {"optimizer"})
         num_more = max(1, self.settings.keep + 1 - len(list(self._newest_first())))
         num_more += self.settings.keep_best
         needed, available = num_more * (slots + weights), shutil.disk_usage(self.folder).free

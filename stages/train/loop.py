@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from stages.train.batches import Batch, Elsewhere
+from stages.train.batches import Elsewhere, Part, Spare
 from stages.train.history import Metrics
 from stages.train.method import Method
 from stages.train.plan import Plan
@@ -19,7 +19,7 @@ Hook: TypeAlias = Callable[[TrainState, Metrics], None]
 class StepBatches(Protocol):
     """The micro-batches of each step."""
 
-    def at(self, step: int) -> Sequence[Batch | Elsewhere]:
+    def at(self, step: int) -> Sequence[Part]:
         """Return the micro-batches of the step after `step` finished ones."""
         ...
 
@@ -41,6 +41,9 @@ def fit(
         for batch in micro_batches:
             if isinstance(batch, Elsewhere):
                 columns.append(torch.zeros(4, len(batch), device=state.device))
+                continue
+            if isinstance(batch, Spare):
+                state.backward(0.0 * method.losses(state.model, batch.batch).sum())
                 continue
             losses = method.losses(state.model, batch)
             state.backward(losses.sum() / num_images)

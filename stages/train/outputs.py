@@ -14,6 +14,7 @@ from stages.params.methods import Controlnet
 from stages.tables import SCHEMA_VERSION
 from stages.train.history import History, ValidationRow
 from stages.train.method import Method
+from stages.train.model import Model
 from stages.train.sample_losses import MeanLosses
 from stages.train.state import TrainState
 
@@ -42,11 +43,19 @@ class Report:
 
 
 def write_outputs(folder: Path, state: TrainState, method: Method, report: Report) -> None:
-    """Write the folder `data/train` whole; nothing in it says when or where it was made."""
+    """Write the folder `data/train` whole; nothing in it says when or where it was made.
+
+    The first process writes, and the others have to take part.
+    """
+    with state.outcome() as model:
+        if state.peers.is_first:
+            _write(folder, state, method, report, model)
+
+
+def _write(folder: Path, state: TrainState, method: Method, report: Report, model: Model) -> None:
     with staging(folder) as staged:
         staged.mkdir()
-        with state.evaluation() as model:
-            method.save(model, staged / "weights")
+        method.save(model, staged / "weights")
         _write_curves(staged / "curves", state.history, report)
         _write_ledger(staged / "ledger.parquet", report)
         write_json(staged / "summary.json", _summary(state, report))
@@ -59,7 +68,7 @@ def _summary(state: TrainState, report: Report) -> dict[str, object]:
         "controlnet": None if report.controlnet is None else asdict(report.controlnet),
         "fingerprint": report.fingerprint,
         "num_images": len(report.visits),  # that could be trained on
-        "num_parameters": sum(p.numel() for p in state.trainable.values()),
+        "num_parameters": state.holding.num_parameters,
         "steps": state.step,
         "time_offset": None if editing is None else editing.time_offset,  # None: the family's own
         "val_loss": kept.loss,

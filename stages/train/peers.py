@@ -28,15 +28,23 @@ class Peers:
     process that has no micro-batch in a step, and knows the parameters of one module alone.
     """
 
-    def __init__(self, rank: int = 0, num: int = 1) -> None:
-        self.rank, self.num = rank, num
+    def __init__(self, rank: int = 0, num: int = 1, in_step: bool = False) -> None:
+        """Name this process.
+
+        Args:
+            rank: Of this process, in [0, num).
+            num: Of all.
+            in_step: None can compute without the others, because each has a part of the weights.
+        """
+        self.rank, self.num, self.in_step = rank, num, in_step
 
     @classmethod
-    def meet(cls, num: int) -> Peers:
+    def meet(cls, num: int, in_step: bool = False) -> Peers:
         """Wait for the other processes of `hardware.processes`, as torchrun's variables name them.
 
         Raises:
-            ValueError: Another number of processes was started.
+            ValueError: Another number of processes was started, or a node has fewer GPUs than
+                processes.
         """
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started != num:
@@ -48,22 +56,31 @@ class Peers:
             return cls()
         if not dist.is_initialized():
             has_gpus = torch.cuda.is_available()
+            if has_gpus:
+                _refuse_too_few_gpus(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout=PATIENCE)
-        return cls(dist.get_rank(), num)
+        return cls(dist.get_rank(), num, in_step)
 
     @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    def owns(self, place: int) -> bool:
-        """Whether the piece of work number `place` is this process's."""
-        return place % self.num == self.rank
+    def dealt(self, num_pieces: int) -> Iterator[tuple[int, bool]]:
+        """Yield the places of this process's pieces of work, and whether what comes out counts.
+
+        Of processes in step, all have equally many: where none is left for one, it does the last
+        one as well, and that does not count.
+        """
+        for place in range(self.rank, num_pieces, self.num):
+            yield place, True
+        if self.in_step and self.rank >= num_pieces % self.num > 0:
+            yield num_pieces - 1, False
 
     def add(self, values: Tensor) -> Tensor:
         """Return the sum of each value over the processes, in place."""
         if self.num > 1:
-            with self._lost_peers():
+            with self.noticing():
                 dist.all_reduce(values)
         return values
 
@@ -88,7 +105,7 @@ class Peers:
     def start_alike(self, parameters: Iterable[Tensor]) -> None:
         """Give all processes the first one's values."""
         if self.num > 1:
-            with self._lost_peers(), torch.no_grad():
+            with self.noticing(), torch.no_grad():
                 for p in parameters:
                     dist.broadcast(p.detach(), 0)
 
@@ -97,7 +114,7 @@ class Peers:
         if self.num == 1:
             return value
         shared = torch.tensor(value)
-        with self._lost_peers():
+        with self.noticing():
             dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
 
@@ -106,7 +123,7 @@ class Peers:
         if self.num == 1:
             return value
         shared = [value]
-        with self._lost_peers():
+        with self.noticing():
             dist.broadcast_object_list(shared, 0, device=torch.device("cpu"))
         return shared[0]
 
@@ -126,14 +143,41 @@ class Peers:
             dist.destroy_process_group()
 
     @contextmanager
-    def _lost_peers(self) -> Iterator[None]:
+    def noticing(self) -> Iterator[None]:
+        """Say so where what is sent between processes fails because one is gone."""
         try:
             yield
         except RuntimeError as error:
-            raise PeerLostError(
-                f"process {self.rank} of {self.num} lost another one of this training "
-                f"({str(error).splitlines()[0]}): see what that one said, and run again to resume"
-            ) from error
+            raise self._lost(error) from error
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Say so likewise where processes in step compute; an error of the model passes."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.in_step and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise self._lost(error) from error
+            raise
+
+    def _lost(self, error: RuntimeError) -> PeerLostError:
+        return PeerLostError(
+            f"process {self.rank} of {self.num} lost another one of this training "
+            f"({_first_sentence(error)}): see what that one said, and run again to resume"
+        )
+
+
+def _refuse_too_few_gpus(local_rank: int) -> None:
+    """Hold the processes of a node to its GPUs; accelerate would give one to two of them."""
+    if local_rank >= (num := torch.cuda.device_count()):
+        raise ValueError(
+            f"params.yaml: hardware.processes: this node was to start process {local_rank + 1}, "
+            f"but it has {num} GPUs: lower hardware.processes (with torchrun --nproc-per-node)"
+        )
+
+
+def _first_sentence(error: RuntimeError) -> str:
+    return str(error).splitlines()[0].partition(". ")[0]
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

@@ -17,7 +17,7 @@ import torch
 
 from stages.class_images import class_caption
 from stages.params.methods import Dreambooth
-from stages.train.batches import Batch, Batches, Elsewhere
+from stages.train.batches import Batch, Batches, Part
 from stages.train.order import MicroBatch, Order
 from stages.train.samples import Indices
 
@@ -37,7 +37,7 @@ class PriorBatches(Batches):
     dreambooth: Dreambooth
     of_class: Order | None
 
-    def at(self, step: int) -> list[Batch | Elsewhere]:
+    def at(self, step: int) -> list[Part]:
         """Return the subject's micro-batches of a step and those of the class."""
         own = self.order.at(step)
         of_class = own if self.of_class is None else self.of_class.at(step)
@@ -45,10 +45,7 @@ class PriorBatches(Batches):
         total, weight = num_own + num_class, self.dreambooth.prior_preservation_weight
         parts = [(part, False, total / num_own) for part in own]
         parts += [(part, True, weight * total / num_class) for part in of_class]
-        return [
-            self._weighed(*part) if self.peers.owns(place) else Elsewhere(self._names(part[0]))
-            for place, part in enumerate(parts)
-        ]
+        return self._dealt([*own, *of_class], lambda place: self._weighed(*parts[place]))
 
     def visits(self, steps: int) -> Indices:
         """Count how often each item is trained on in the first `steps` steps, (items,)."""

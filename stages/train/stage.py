@@ -42,6 +42,7 @@ from stages.train.prior import with_prior
 from stages.train.ranks import train_together
 from stages.train.resume import refuse_other, starting_point
 from stages.train.samples import Manifests, open_samples
+from stages.train.sharding import Shards
 from stages.train.state import TrainState
 from stages.train.trainer import Trainer
 from stages.train.validation import Validation
@@ -65,6 +66,7 @@ class Params:
     offload_blocks: int = key("hardware.offload_blocks", tracked=False)  # changes no bit
     threads: int = key("hardware.threads")
     processes: int = key("hardware.processes")
+    sharding: str = key("hardware.sharding")
     store: str | None = key("data.store", tracked=False)
     tracking: Tracking = key("tracking", tracked=False)
 
@@ -112,7 +114,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         ValueError: A part cannot be made of these parameters and files.
     """
     use_threads(params.threads)
-    peers = Peers.meet(params.processes)
+    peers = Peers.meet(params.processes, in_step=params.sharding == "full")
     settings, root = params.training, store_root(params.store)
     parts = parts_of_training(params, artifacts)
     if (start := starting_point(settings.checkpoint.resume_from)) is not None:
@@ -190,19 +192,24 @@ def create_state(
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))
     peers.start_alike(trainable.values())
+    shards = None
+    if params.sharding == "full":
+        names, trainable = list(trainable), {}  # lets go of what is to be divided
+        shards = Shards(network, denoiser.blocks(), names, accelerator.device, peers)
     if params.offload_blocks:
         offload_blocks(model, params.offload_blocks, accelerator.device)
     if params.compile:
         compile_blocks(model, accelerator.device)
-    made = create_optimizer(trainable, settings.optimizer, params.seed)
     model.learner = accelerator.prepare_model(network, evaluation_mode=True)  # see Peers
-    optimizer = accelerator.prepare_optimizer(made)
+    trainable = trainable if shards is None else shards.trainable
+    seed = params.seed if shards is None else shards.own_seed(params.seed)
+    optimizer = accelerator.prepare_optimizer(create_optimizer(trainable, settings.optimizer, seed))
     if model.controlnet is not None:  # the base is frozen, but computes and passes gradients on
         frozen = model.denoiser.network
         frozen.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
         model.denoiser.network = accelerator.prepare_model(frozen, evaluation_mode=True)
     decay = None if settings.ema is None else settings.ema.decay
-    state = TrainState(model, network, trainable, optimizer, accelerator, decay, peers)
+    state = TrainState(model, network, trainable, optimizer, accelerator, decay, peers, shards)
     state.history.bad = BadSteps(settings.max_bad_steps, settings.explosion_factor)
     return state
 
@@ -239,6 +246,7 @@ def parts_of_training(params: Params, artifacts: Artifacts) -> dict[str, Any]:
             "hardware.gradient_checkpointing": params.gradient_checkpointing,
             "hardware.threads": params.threads,
             "hardware.processes": params.processes,
+            "hardware.sharding": params.sharding,
         },
         start=start and start / FACTS,
     )

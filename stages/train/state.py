@@ -11,15 +11,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from stages.train.ema import Ema, swapped
+from stages.train.ema import Ema
 from stages.train.history import History
 from stages.train.model import Model
 from stages.train.optimizers.averages import kept_weights
 from stages.train.optimizers.per_parameter import PerParameter
 from stages.train.optimizers.slots import load_slots, slot_numbers, slot_tensors
 from stages.train.peers import Peers
-
-Tensors = Mapping[str, Tensor]
+from stages.train.sharding import Shards, Tensors, Whole
 
 
 class TrainState:
@@ -34,21 +33,25 @@ class TrainState:
         accelerator: Accelerator,
         ema_decay: float | None,
         peers: Peers | None = None,
+        shards: Shards | None = None,
     ) -> None:
         """Take the parts.
 
         Args:
             model: What a step computes with, its learner as `accelerator` has prepared it.
             network: The learner itself, without wrappers.
-            trainable: Its parameters that learn, with their names, in the optimizer's order.
+            trainable: Its parameters that learn, with their names, in the optimizer's order; of
+                shards those of this process.
             optimizer: As `accelerator` has prepared it.
             accelerator: Runs backward, clipping and mixed precision.
             ema_decay: None keeps the trained weights themselves.
             peers: The processes that train together; None: this one alone.
+            shards: How the weights are divided among them; None: each has all.
         """
         self.model, self.network = model, network
         self.trainable = trainable
         self.peers = peers or Peers()
+        self.holding = shards or Whole(trainable, self.peers)
         self.optimizer, self.accelerator = optimizer, accelerator
         self.ema = None if ema_decay is None else Ema(self.trainable, ema_decay)
         self.step = 0
@@ -70,7 +73,7 @@ class TrainState:
 
     def add_gradients(self) -> None:
         """Add up the gradients of all processes."""
-        self.peers.add_gradients(self.trainable.values())
+        self.holding.add_gradients()
 
     def clip_gradients(self, max_norm: float | None) -> Tensor:
         """Shorten the gradient to `max_norm`, if there is one; return the length it had, ()."""
@@ -78,9 +81,7 @@ class TrainState:
         if isinstance(stepper, PerParameter) and stepper.in_backward:
             return stepper.take_grad_norm()
         limit = math.inf if max_norm is None else max_norm
-        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), limit)
-        assert norm is not None
-        return norm
+        return self.holding.clip_gradients(self.accelerator, limit)
 
     def advance(self) -> None:
         """Take one optimizer step."""
@@ -98,10 +99,16 @@ class TrainState:
         try:
             with torch.no_grad():
                 kept = self._kept()
-                with nullcontext() if kept is None else swapped(self.trainable, kept):
+                with nullcontext() if kept is None else self.holding.swapped(kept):
                     yield self.model
         finally:
             self.network.train(was_training)
+
+    @contextmanager
+    def outcome(self) -> Iterator[Model]:
+        """Yield the model as it is written, in the first process; all must take part."""
+        with self.evaluation() as model:
+            yield self.holding.whole_model(model)
 
     def _kept(self) -> Tensors | None:
         """Return the weights that are kept in place of the trained ones, if any are."""
@@ -110,7 +117,7 @@ class TrainState:
         return kept_weights(self.optimizer, self.trainable)
 
     def tensors(self) -> dict[str, Tensors]:
-        """Return the tensors of a checkpoint, one mapping a file."""
+        """Return the tensors of a checkpoint, one mapping a file; of shards, this process's."""
         files: dict[str, Tensors] = {
             "weights": {name: p.detach() for name, p in self.trainable.items()}
         }
@@ -130,11 +137,12 @@ class TrainState:
         }
 
     def load(self, files: Mapping[str, Tensors], facts: Mapping[str, Any]) -> None:
-        """Take on the state that `tensors` and `facts` described.
+        """Take on the state that `tensors`, made whole, and `facts` described.
 
         Raises:
             RuntimeError, KeyError: The tensors are not those of this model.
         """
+        files = {name: self.holding.own(tensors) for name, tensors in files.items()}
         with torch.no_grad():
             for name, p in self.trainable.items():
                 p.copy_(files["weights"][name])

@@ -51,7 +51,7 @@ class Trainer:
             ValueError: The loss is not finite, or the disk is full.
         """
         peers = self.state.peers
-        with Stopping() as stopping, self._tracked() as run:
+        with Stopping() as stopping, self._tracked() as run, peers.computing():
             if peers.is_first:
                 announce(self.checkpoints.folder, self.params.name, self.parts)
             self.checkpoints.restore(self.state)
@@ -59,7 +59,7 @@ class Trainer:
                 self._train(stopping, run)
             if peers.is_first:
                 hooks.log_curves(run, self.state.history)
-                self._write(run)
+            self._write(run)
         if peers.is_first:
             self.checkpoints.finish()
         peers.leave()
@@ -133,5 +133,7 @@ class Trainer:
             controlnet=self.params.training.controlnet,
         )
         write_outputs(output, self.state, self.method, report)
+        if not self.state.peers.is_first:
+            return
         for name in ("summary.json", "curves"):
             run.log_artifact(output / name, name.partition(".")[0])

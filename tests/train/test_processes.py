@@ -1,13 +1,10 @@
 """Several processes train the same weights as one, and end together."""
 
-import csv
 import json
 import os
 import shutil
 import signal
-import socket
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import psutil
@@ -18,49 +15,7 @@ from safetensors.torch import load_file
 from stages.params.resolve import settled
 from stages.train.peers import Peers
 from stages.train.stage import create_trainer, run, weights_fingerprint
-
-SETTINGS = {"batch_size": 2, "gradient_accumulation": 3, "log_every": 1}
-
-
-def rows_of(workspace, name):
-    with (workspace.output / f"curves/{name}.csv").open() as file:
-        return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
-
-
-def losses_of(workspace):
-    return {name: rows_of(workspace, name) for name in ("loss", "val_loss")}
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def as_rank(rank, num, port, work, *given):
-    """Do something in a process that a launcher such as torchrun has started."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(num),
-        LOCAL_WORLD_SIZE=str(num),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    with Path("said").open("a") as file, redirect_stdout(file):
-        work(*given)
-
-
-def together(forks, num, work, *given):
-    """Do something in several processes at once; return their exit codes."""
-    port = free_port()
-    children = [
-        forks.Process(target=as_rank, args=(rank, num, port, work, *given)) for rank in range(num)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    return [child.exitcode for child in children]
+from tests.train.processes import SETTINGS, losses_of, together
 
 
 def with_processes(workspace, num, **training):
@@ -99,7 +54,8 @@ def add_unlike_gradients():
     peers.leave()
 
 
-def test_gradients_of_a_process_without_any_count_as_zeros(forks):
+def test_gradients_of_a_process_without_any_count_as_zeros(forks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert together(forks, 2, add_unlike_gradients) == [0, 0]
 
 
@@ -183,3 +139,12 @@ def test_a_launcher_that_starts_another_number_is_refused(workspace, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"hardware\.processes: 1 given, .* started 4"):
         create_trainer(with_processes(workspace, 1))
+
+
+def test_a_node_with_fewer_gpus_than_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="was to start process 2, but it has 1 GPUs"):
+        Peers.meet(4)

@@ -116,7 +116,9 @@ def test_validation_sees_references_of_the_first_variant(make_workspace):
     samples = opened(space, ("reference", "mask"))["validation"]
     sizes = micro_batch_sizes(samples.buckets, space.params().training)
     rows, seen = stored(space), []
-    for batch in Validation(samples, None, 3, [0.5], sizes)._batches(0, 0.5, torch.device("cpu")):
+    validation = Validation(samples, None, 3, [0.5], sizes)
+    for piece in validation._pieces():
+        batch = validation._batch(*piece)
         for place, item in enumerate(batch.names):
             for index, reference in enumerate(batch.references):
                 name = f"{item}@{RESOLUTION}/reference{index}/0"
