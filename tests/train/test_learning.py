@@ -150,6 +150,7 @@ def test_a_method_learns_what_its_base_cannot_know(
     trainer = create_trainer(workspace.params(**settings))
     trainer.fit()
     gain = paired_gain(workspace.output / "curves/val_loss_by_item.csv")
+    print(f"{name} | {family} | {gain.mean:.3f} | {gain.low:.3f}")  # pytest -rP shows it
     assert gain.low > 0
     if task.pictures:
         own = trainer.state.history.validations[-1]
