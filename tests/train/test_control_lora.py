@@ -23,9 +23,9 @@ FLUX = ("flux", "flux2")
 LORA = {"rank": 4, "alpha": 4.0, "target_modules": ["all-linear"]}
 
 
-def control_lora(workspace, lora=None, **controlnet):
-    training = {"lora": {**LORA, **(lora or {})}, "steps": 4}
-    return trainer_of(workspace, {"kind": "lora", **controlnet}, **training)
+def control_lora(workspace, lora=None, base_quantization=None, **controlnet):
+    training = {"lora": {**LORA, **(lora or {})}, "base_quantization": base_quantization}
+    return trainer_of(workspace, {"kind": "lora", **controlnet}, steps=4, **training)
 
 
 def base_of(workspace):
@@ -115,6 +115,16 @@ def test_norms_of_a_bfloat16_base_learn_in_float32_and_other_bases_are_refused(
     record = read_record(workspace.root / "data/base/denoiser.json")
     with pytest.raises(ValueError, match=r"has 5 norms, but this model 6, .*: give a Control"):
         load_trained("flux2", tmp_path / "saved", record, torch.bfloat16)
+
+
+def test_a_packed_base_is_widened_too(make_workspace):
+    trainer = control_lora(make_workspace(**SIZE), base_quantization="int8")
+    method, model = trainer.method, trainer.state.model
+    losses = method.losses(model, with_condition(trainer))
+    assert torch.equal(losses, method.losses(model, with_condition(trainer, 1)))
+    learn(trainer, 2)
+    first, other = (method.losses(model, with_condition(trainer, seed)) for seed in (0, 1))
+    assert (first - other).abs().max() > 1e-6
 
 
 METHOD = (
