@@ -35,7 +35,7 @@ from stages.prompt_pictures import (
     pasted,
 )
 from stages.tokenizers import open_tokenizers
-from stages.trained import load_trained
+from stages.trained import add_trained_text, load_trained
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
@@ -149,6 +149,7 @@ def load_generator(
     text_encoder = load_text_encoders(
         family_name, text.folders, tokenizer, torch_dtype, text.settings["zero_empty"]
     )
+    add_trained_text(family_name, text_encoder, trained)
     vae, scheduler = (components[name].folders[name] for name in ("vae", "scheduler"))
     return Generator(
         denoiser=loaded.denoiser,

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from modelzoo.adapters.files import is_adapter, load_adapters
+from modelzoo.adapters.text import load_text_adapters
 from modelzoo.checkpoints.folder import read_config
 from modelzoo.control_lora import is_control_lora, load_control_lora
 from modelzoo.controlnets import load_controlnet_of
 from modelzoo.denoiser import Denoiser, load_denoiser
 from modelzoo.families import Family, family
+from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages.base_record import Record
 
 
@@ -55,6 +57,20 @@ def load_trained(family_name: str, trained: Path, base: Record, dtype: torch.dty
     if is_controlnet(kind, trained):
         return Trained(denoiser, load_controlnet_of(denoiser, trained, dtype))
     return Trained(denoiser)
+
+
+def add_trained_text(family_name: str, text_encoder: TextEncoder, trained: Path) -> None:
+    """Add to the base's text encoders the adapters that were trained in them, if any were.
+
+    Raises:
+        FileNotFoundError: A folder is not complete.
+        ValueError: The adapters are of other text encoders.
+    """
+    from modelzoo.text_encoders.live import learning_parts  # transformers: seconds
+
+    if is_adapter(trained):
+        load_text_adapters(learning_parts(family_name, text_encoder), trained)
+        text_encoder.eval().requires_grad_(False)
 
 
 def is_controlnet(kind: Family, folder: Path) -> bool:

@@ -1,12 +1,12 @@
-"""Add adapters to a denoiser's network, in place, and say how strongly they count."""
+"""Add adapters to a network, in place, and say how strongly they count."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from modelzoo.adapters.library import kinds, peft
 NAME = "default"  # peft's name of the one adapter
 PREFIXES = ("lora_", "lokr_", "hada_")  # how the names of peft's parameters begin
 RANK_KEY, TARGET_KEY = "training.lora.rank_pattern", "training.lora.target_modules"
+TEXT_TARGET_KEY = "training.lora.text_target_modules"
 
 
 @dataclass(frozen=True)
@@ -66,22 +67,54 @@ class Adapter:
             use_dora=self.use_dora,
         )
 
+    @property
+    def patterns(self) -> list[str]:
+        """List the patterns of ranks and alphas."""
+        return [*{**self.ranks, **self.alphas}]
 
-def add_adapters(network: nn.Module, adapter: Adapter, patterns: list[str], seed: int) -> None:
+    def fitting(self, names: Sequence[str]) -> Adapter:
+        """Leave out the ranks and alphas whose patterns fit none of the names."""
+        fit = {p for p in self.patterns if any(targets.fits(p, name, RANK_KEY) for name in names)}
+        ranks = {pattern: rank for pattern, rank in self.ranks.items() if pattern in fit}
+        alphas = {pattern: alpha for pattern, alpha in self.alphas.items() if pattern in fit}
+        return replace(self, ranks=ranks, alphas=alphas)
+
+
+def add_adapters(
+    network: nn.Module,
+    adapter: Adapter,
+    patterns: list[str],
+    seed: int,
+    *,
+    key: str = TARGET_KEY,
+    prefix: str = "",
+    is_alone: bool = True,
+) -> None:
     """Freeze a network and add adapters in float32 that change nothing yet.
 
     The first values of each layer's adapter depend on the seed and the layer's name alone.
+
+    Args:
+        network: Whose layers get adapters.
+        adapter: What they are.
+        patterns: Of its layers' names.
+        seed: Of the first values.
+        key: Whence the patterns come, for errors.
+        prefix: Of the layers' names, where several networks have adapters.
+        is_alone: Whether each pattern of ranks must fit a layer of this very network.
 
     Raises:
         ValueError: A pattern fits no layer.
     """
     names = list(targets.layers(network))
-    chosen = targets.choose(names, patterns, TARGET_KEY)
-    targets.choose(chosen, [*{**adapter.ranks, **adapter.alphas}], RANK_KEY)
+    chosen = targets.choose(names, patterns, key)
+    if is_alone:
+        targets.choose(chosen, adapter.patterns, RANK_KEY)
+    adapter = adapter.fitting(chosen)
     every = [name for name, _ in network.named_modules()]
     inject(network, adapter.config(targets.exact(chosen, every)))
     for name, layer in adapted(network).items():
-        _draw(layer, f"{seed}/{name}")
+        _draw(layer, f"{seed}/{prefix}{name}")
 
 
 def inject(network: nn.Module, config: Any) -> None:

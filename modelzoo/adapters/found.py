@@ -26,15 +26,25 @@ def weights_file(place: Path) -> Path:
     )
 
 
+def text_folders(place: Path) -> list[Path]:
+    """List the folders of text encoders' adapters inside a folder of ours."""
+    if weights_file(place).name != WEIGHTS:
+        return []
+    return sorted(
+        path.parent for path in weights_file(place).parent.glob(f"text_encoder*/{WEIGHTS}")
+    )
+
+
 def digest(place: Path) -> str:
-    """Hash the weights and, where there is one, the configuration beside them (sha256 hex).
+    """Hash the weights, their configurations, and those of text encoders beside (sha256 hex).
 
     Raises:
         FileNotFoundError: There is no such file.
     """
     weights = weights_file(place)
     found = hashlib.sha256()
-    for path in (weights, weights.parent / CONFIG):
+    beside = [folder / name for folder in text_folders(place) for name in (WEIGHTS, CONFIG)]
+    for path in (weights, weights.parent / CONFIG, *beside):
         if path == weights or (weights.name == WEIGHTS and path.is_file()):
             with path.open("rb") as stream:
                 while block := stream.read(1 << 22):

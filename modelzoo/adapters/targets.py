@@ -1,9 +1,9 @@
-"""Which layers of a denoiser get an adapter: patterns, a family's usual ones, and their errors."""
+"""Which layers get an adapter: patterns, a family's usual ones, and their errors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from torch import nn
@@ -41,13 +41,23 @@ SETS: dict[str, dict[str, tuple[str, ...]]] = {
         "feed-forward": JOINT_FEED_FORWARD,
     },
 }
-for _sets in SETS.values():
+# of CLIP, in whatever family
+TEXT_SETS: dict[str, tuple[str, ...]] = {
+    "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "feed-forward": ("fc1", "fc2"),
+}
+UNREAD = "text_projection"  # of CLIP: programs read no adapter of it
+for _sets in (*SETS.values(), TEXT_SETS):
     _sets["all-linear"] = (*_sets["attention"], *_sets["feed-forward"])
 
 
 def layers(network: nn.Module) -> dict[str, nn.Module]:
     """Give the layers of a network that can have an adapter, by name."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, LAYERS) and not name.startswith(UNREAD)
+    }
 
 
 def patterns(family: str, given: Sequence[str] | None) -> list[str]:
@@ -56,11 +66,26 @@ def patterns(family: str, given: Sequence[str] | None) -> list[str]:
     Raises:
         ValueError: Nothing is given.
     """
+    return _written_out(SETS[family], given, "training.lora.target_modules")
+
+
+def text_patterns(given: Sequence[str] | None) -> list[str]:
+    """Do the same for CLIP's layers.
+
+    Raises:
+        ValueError: Nothing is given.
+    """
+    return _written_out(TEXT_SETS, given, "training.lora.text_target_modules")
+
+
+def _written_out(
+    sets: Mapping[str, tuple[str, ...]], given: Sequence[str] | None, key: str
+) -> list[str]:
     if given is None:
-        return list(SETS[family]["attention"])
+        return list(sets["attention"])
     if not given:
-        raise ValueError("training.lora.target_modules is empty: give patterns, or null")
-    return [one for name in given for one in SETS[family].get(name, (name,))]
+        raise ValueError(f"{key} is empty: give patterns, or null")
+    return [one for name in given for one in sets.get(name, (name,))]
 
 
 def choose(names: Iterable[str], given: Sequence[str], key: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""CLIP's text half: the last hidden state but one of each token, and one vector for the prompt."""
+"""CLIP's text half: the last hidden state but one of each token, and one vector for the prompt.
+
+Its weights are frozen when they are loaded, so that gradients are kept for adapters alone.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,6 @@ class ClipHidden(ClipTextEncoder):
         name = super().own_name(key)
         return None if name and name.startswith(self._unused) else name
 
-    @torch.no_grad()
     def encode_rows(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Encode ids (B, L) as context (B, L, D)."""
         return {"context": self.text_model(input_ids=ids).last_hidden_state}
@@ -83,7 +85,6 @@ class ClipPooled(ClipTextEncoder):
         """Leave out a projection."""
         return None if key == PROJECTION else super().own_name(key)
 
-    @torch.no_grad()
     def encode_rows(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Encode ids (B, L) as pooled (B, D)."""
         return {"pooled": self.text_model(input_ids=ids).pooler_output}
@@ -100,7 +101,6 @@ class ClipProjected(ClipTextEncoder):
             config["hidden_size"], config["projection_dim"], bias=False
         )
 
-    @torch.no_grad()
     def encode_rows(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Encode ids (B, L) as context (B, L, D) and pooled (B, P)."""
         output = self.text_model(input_ids=ids, output_hidden_states=True)

@@ -114,12 +114,19 @@ class FamilyTextEncoder(TextEncoder):
 
     def encode_rows(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Encode ids and mask (B, sum of lengths) as context (B, L, D) and, if any, pooled."""
-        lengths = list(self._lengths.values())
-        pieces = zip(ids.split(lengths, dim=1), mask.split(lengths, dim=1), strict=True)
-        given = dict(zip(self._lengths, pieces, strict=True))
+        given = pieces(ids, mask, self._lengths)
         parts = cast(Mapping[str, PartEncoder], self.parts)
         rows = {kind: part.encode_rows(*given[kind]) for kind, part in parts.items()}
         return self._combine(rows)
+
+
+def pieces(
+    ids: Tensor, mask: Tensor, lengths: Mapping[str, int]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Cut ids and mask (B, sum of lengths) into those of each text encoder, by kind."""
+    sizes = list(lengths.values())
+    both = zip(ids.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True)
+    return dict(zip(lengths, both, strict=True))
 
 
 class ZeroForEmpty(TextEncoder):
@@ -136,12 +143,15 @@ class ZeroForEmpty(TextEncoder):
 
     def encode_rows(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Encode ids and mask (B, L); a prompt of the empty one's ids becomes zeros."""
-        is_empty = (ids == self.empty_ids).all(dim=1)
-        rows = self.encoder.encode_rows(ids, mask)
-        return {
-            name: row.masked_fill(is_empty.view(-1, *[1] * (row.ndim - 1)), 0)
-            for name, row in rows.items()
-        }
+        return zeroed(self.encoder.encode_rows(ids, mask), (ids == self.empty_ids).all(dim=1))
+
+
+def zeroed(rows: Rows, is_empty: Tensor) -> Rows:
+    """Let zeros stand for the rows of prompts (B,) that are empty."""
+    return {
+        name: row.masked_fill(is_empty.view(-1, *[1] * (row.ndim - 1)), 0)
+        for name, row in rows.items()
+    }
 
 
 def load_text_encoders(
@@ -195,9 +205,8 @@ def build_text_encoders(
     for part in text_parts(family):
         kinds = [kind for kind in part.kinds if kind in tokenizer.tokenizers]
         if kinds and part.encoder in components:
-            config, source = components[part.encoder]
-            _check(kinds[0], config, source.where, tokenizer)
-            parts[kinds[0]] = build_part(ENCODERS[family][kinds[0]], config, source, dtype)
+            component = components[part.encoder]
+            parts[kinds[0]] = build_checked(family, kinds[0], component, tokenizer, dtype)
         elif part.is_optional and not kinds and part.encoder not in components:
             combine = _sd3_without_t5(tokenizer.lengths["t5"])
         else:
@@ -209,6 +218,19 @@ def build_text_encoders(
     lengths = {kind: each.max_length for kind, each in tokenizer.tokenizers.items()}
     encoder = FamilyTextEncoder(parts, lengths, combine)
     return ZeroForEmpty(encoder, tokenizer.tokens("").ids) if zero_empty else encoder
+
+
+def build_checked(
+    family: str, kind: str, component: Component, tokenizer: PromptTokenizer, dtype: torch.dtype
+) -> PartEncoder:
+    """Build one frozen text encoder of a family.
+
+    Raises:
+        ValueError: A class is unknown, weights do not fit, or ids exceed an embedding.
+    """
+    config, source = component
+    _check(kind, config, source.where, tokenizer)
+    return build_part(ENCODERS[family][kind], config, source, dtype)
 
 
 def _check(kind: str, config: Mapping[str, Any], where: str, tokenizer: PromptTokenizer) -> None:

@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from modelzoo.adapters.adapter import adapted, config_of, merge_adapters
+from modelzoo.adapters.adapter import adapted, config_of
 from modelzoo.adapters.attach import attach
 from modelzoo.adapters.files import load_adapters
-from modelzoo.adapters.found import CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
+from modelzoo.adapters.found import CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS, text_folders
 from modelzoo.adapters.pairs import pairs_of, read_pairs, to_diffusers, to_kohya
+from modelzoo.adapters.text import load_text_adapters
+from modelzoo.adapters.text_pairs import read_text_pairs
 from modelzoo.checkpoints.stream import MemorySource
 from modelzoo.checkpoints.write import write_safetensors
-from modelzoo.denoiser import Denoiser, load_denoiser, save_denoiser
+from modelzoo.denoiser import load_denoiser
 from modelzoo.families import family
+from modelzoo.text_encoders.live import learning_parts
+from modelzoo.text_encoders.text_encoder import PartEncoder
 from stages.artifacts import sha256_file
 from stages.base_record import Record
 from stages.export.bundle import copy_with_metadata, header_of
 from stages.export.proof import prediction
 from stages.generation import Generator, base_records, load_generator
-from stages.trained import load_trained
 
 COMFYUI_WEIGHTS = "comfyui_lora.safetensors"  # the names of kohya's scripts
 FILES = {"diffusers": DIFFUSERS_WEIGHTS, "comfyui": COMFYUI_WEIGHTS, "peft": WEIGHTS}
@@ -60,48 +64,36 @@ def export_adapters(
     folder.mkdir(parents=True)
     records = base_records(base)
     generator = load_generator(family_name, trained, records, dtype)
-    changed = count_trained(generator.denoiser.network)
+    networks = [generator.denoiser.network, *adapted_text(generator, family_name).values()]
+    changed = count_trained(networks)
     expected, differences = prediction(generator), {}
     for form in forms_of(generator.denoiser.network, forms):
-        _write(folder, form, generator.denoiser, trained, family_name, upstream)
-        fresh = _read(folder / FILES[form], form, records["denoiser"], family_name, generator)
+        _write(folder, form, generator, trained, family_name, upstream)
+        fresh = _read(folder / FILES[form], form, records, family_name, generator)
         differences[form] = hold(form, prediction(fresh), expected, generator.dtype)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         "format": "adapters",
-        "digests": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
-        "adapters": len(adapted(generator.denoiser.network)),
+        "digests": {path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
+        "adapters": sum(len(adapted(network)) for network in networks),
         "adapters_changed_by_training": changed,
         "largest_difference": differences,
     }
 
 
-def merge_into(folder: Path, trained: Path, base: Path, family_name: str, dtype: str) -> float:
-    """Write the base with the adapters in its weights as a component's folder.
-
-    Returns the largest difference of its prediction from that of base and adapters.
-
-    Raises:
-        ValueError: Nothing was trained, or the prediction is another.
-    """
-    records = base_records(base)
-    generator = load_generator(family_name, trained, records, dtype)
-    count_trained(generator.denoiser.network)
-    expected = prediction(generator)
-    merged = load_trained(family_name, trained, records["denoiser"], torch.float32).denoiser
-    merge_adapters(merged.network)
-    merged.network.to(generator.dtype)
-    save_denoiser(merged, folder)
-    found = prediction(_with(generator, merged))
-    return hold("merged", found, expected, generator.dtype)
+def adapted_text(generator: Generator, family_name: str) -> dict[str, PartEncoder]:
+    """Give the text encoders that have adapters, by folder."""
+    parts = learning_parts(family_name, generator.text_encoder)
+    return {folder: part for folder, part in parts.items() if adapted(part)}
 
 
-def count_trained(network: Any) -> int:
+def count_trained(networks: Sequence[nn.Module]) -> int:
     """Count the layers in which adapters change anything.
 
     Raises:
         ValueError: There are none.
     """
-    layers = adapted(network).values()
+    layers = [layer for network in networks for layer in adapted(network).values()]
     with torch.no_grad():
         changed = sum(bool(layer.get_delta_weight("default").any()) for layer in layers)
     if changed == 0:
@@ -115,42 +107,56 @@ def count_trained(network: Any) -> int:
 def _write(
     folder: Path,
     form: str,
-    denoiser: Denoiser,
+    generator: Generator,
     trained: Path,
     family_name: str,
     upstream: Mapping[str, str],
 ) -> None:
     header = header_of(upstream)
     if form == "peft":
-        copy_with_metadata(trained / WEIGHTS, folder / WEIGHTS, header)
-        shutil.copy(trained / CONFIG, folder / CONFIG)
+        for own in (trained, *text_folders(trained)):
+            target = folder / own.relative_to(trained)
+            target.mkdir(exist_ok=True)
+            copy_with_metadata(own / WEIGHTS, target / WEIGHTS, header)
+            shutil.copy(own / CONFIG, target / CONFIG)
         return
-    network = denoiser.network
-    pairs = pairs_of(network)
+    network, parts = generator.denoiser.network, adapted_text(generator, family_name)
+    pairs, text = pairs_of(network), {name: pairs_of(part) for name, part in parts.items()}
     if form == "comfyui":
-        tensors = to_kohya(pairs, network, family_name)
+        tensors = to_kohya(pairs, network, family_name, text)
     else:
         tensors = to_diffusers(pairs, family(family_name).folder)
+        for name, of_part in text.items():
+            tensors |= to_diffusers(of_part, name)
     source = MemorySource(
         {name: t.contiguous() for name, t in tensors.items()}, str(folder), "LoRA"
     )
     write_safetensors(source, folder / FILES[form], header)
 
 
-def _read(file: Path, form: str, base: Record, family_name: str, generator: Generator) -> Generator:
+def _read(
+    file: Path, form: str, records: Mapping[str, Record], family_name: str, generator: Generator
+) -> Generator:
     """Put a written file into a fresh base, every key used."""
-    kind = family(family_name)
-    fresh = load_denoiser(kind.denoiser, base.folders[kind.folder], generator.dtype)
-    if form == "peft":
-        load_adapters(fresh.network, file.parent)
+    folder = records["denoiser"].folders[family(family_name).folder]
+    has_text = bool(adapted_text(generator, family_name))
+    if has_text:
+        fresh = load_generator(family_name, folder, records, str(generator.dtype).split(".")[1])
+        parts = learning_parts(family_name, fresh.text_encoder)
     else:
-        attach(fresh.network, read_pairs(file, fresh.network, family_name))
-    return _with(generator, fresh)
-
-
-def _with(generator: Generator, denoiser: Denoiser) -> Generator:
-    denoiser.network.eval().requires_grad_(False).to(generator.device)
-    return dataclasses.replace(generator, denoiser=denoiser)
+        denoiser = load_denoiser(family(family_name).denoiser, folder, generator.dtype)
+        fresh, parts = dataclasses.replace(generator, denoiser=denoiser), {}
+    network = fresh.denoiser.network
+    if form == "peft":
+        load_adapters(network, file.parent)
+        load_text_adapters(parts, file.parent)
+    else:
+        attach(network, read_pairs(file, network, family_name, has_text))
+        for name, pairs in read_text_pairs(file, parts, family_name).items():
+            attach(parts[name], pairs)
+    for module in (network, *parts.values()):
+        module.eval().requires_grad_(False).to(generator.device)
+    return fresh
 
 
 def hold(form: str, found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> float:

@@ -6,19 +6,31 @@ import json
 import shutil
 from collections.abc import Mapping, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from modelzoo.checkpoints.digest import component_digest, component_files
-from modelzoo.checkpoints.folder import DIFFUSERS_STEM, weight_files, write_json
+from modelzoo.checkpoints.folder import (
+    DIFFUSERS_STEM,
+    TRANSFORMERS_STEM,
+    weight_files,
+    write_json,
+)
 from stages.artifacts import read_json
 from stages.base_record import Part, read_record
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "scheduler")  # components
 INDEX = "model_index.json"
+NO_TEXT: Mapping[str, Path] = MappingProxyType({})
 
 
 def assemble(
-    folder: Path, denoiser: Path, base: Path, name: str, upstream: Mapping[str, str]
+    folder: Path,
+    denoiser: Path,
+    base: Path,
+    name: str,
+    upstream: Mapping[str, str],
+    text: Mapping[str, Path] = NO_TEXT,
 ) -> None:
     """Write the diffusers folder.
 
@@ -28,6 +40,7 @@ def assemble(
         base: Holds a record (class, path, digest) of each component of the base.
         name: Of the denoiser's folder in the layout.
         upstream: What the weights came from; goes into the header of the weight files.
+        text: Trained text encoders, which take the place of the base's, by their names.
 
     Raises:
         FileNotFoundError: A component of the base is not there any more.
@@ -37,7 +50,11 @@ def assemble(
     parts = frozen_parts(base)
     write_json(_model_index(base, {name, *parts}), folder / INDEX)
     write_weights(folder / name, denoiser, upstream)
+    for part, weights in text.items():
+        write_weights(folder / part, weights, upstream)
     for part, source in parts.items():
+        if part in text:
+            continue
         (folder / part).mkdir()
         for file in component_files(source.folder):
             shutil.copy(file, folder / part)
@@ -78,7 +95,8 @@ def write_weights(folder: Path, source: Path, upstream: Mapping[str, str]) -> No
     folder.mkdir()
     for file in weight_files(source):
         copy_with_metadata(file, folder / file.name, header_of(upstream))
-    for name in ("config.json", f"{DIFFUSERS_STEM}.safetensors.index.json"):
+    indices = [f"{stem}.safetensors.index.json" for stem in (DIFFUSERS_STEM, TRANSFORMERS_STEM)]
+    for name in ("config.json", *indices):
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
 

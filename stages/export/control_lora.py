@@ -59,7 +59,7 @@ def export_control_lora(
     records = base_records(base)
     generator = load_generator(family_name, trained, records, dtype)
     network = generator.denoiser.network
-    changed = count_trained(network)
+    changed = count_trained([network])
     change = _change_by_picture(generator)
     if change == 0:
         raise ValueError(

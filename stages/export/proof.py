@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from modelzoo.checkpoints.digest import component_digest
 from modelzoo.checkpoints.folder import load_component
 from stages.base_record import Record, read_record
 from stages.control import NO_CONTROL, Control
-from stages.export.bundle import frozen_parts
+from stages.export.bundle import NO_TEXT, frozen_parts
 from stages.generation import Generator, base_records, load_generator, starting_noise
 from stages.prompt_pictures import NOTHING_SEEN, Seen, all_filled
 
@@ -23,8 +24,17 @@ TIMES = (0.25, 0.75)  # of the two noisy pictures
 CELLS = 4  # latent cells along a side of the noisy pictures
 
 
-def prove(exported: Path, denoiser: Path, base: Path, family: str, dtype: str) -> dict[str, Any]:
+def prove(
+    exported: Path,
+    denoiser: Path,
+    base: Path,
+    family: str,
+    dtype: str,
+    text: Mapping[str, Path] = NO_TEXT,
+) -> dict[str, Any]:
     """Load the exported folder through its own format and compare it with what it was made from.
+
+    `text` has the text encoders that are not the base's, by their names.
 
     Raises:
         ValueError: A key is missing or surplus, predictions differ, or no weight was changed by
@@ -34,9 +44,12 @@ def prove(exported: Path, denoiser: Path, base: Path, family: str, dtype: str) -
     changed, total = count_changed(exported / name, untrained)
     records = base_records(base)
     copies = {
-        component: record if component == "denoiser" else _moved(record, exported)
+        component: record
+        if component == "denoiser"
+        else moved(record, {name: exported / name for name in record.parts})
         for component, record in records.items()
     }
+    records["text_encoder"] = moved(records["text_encoder"], text)
     loaded = load_generator(family, exported / name, copies, dtype)
     original = load_generator(family, denoiser, records, dtype)
     differences = {
@@ -62,10 +75,11 @@ def prove(exported: Path, denoiser: Path, base: Path, family: str, dtype: str) -
     }
 
 
-def _moved(record: Record, exported: Path) -> Record:
-    """Return the record with its folders' copies in the export."""
+def moved(record: Record, folders: Mapping[str, Path]) -> Record:
+    """Return the record with other folders of some of its parts."""
     parts = {
-        name: dataclasses.replace(part, path=exported / name) for name, part in record.parts.items()
+        name: dataclasses.replace(part, path=folders.get(name, part.path))
+        for name, part in record.parts.items()
     }
     return dataclasses.replace(record, parts=parts)
 

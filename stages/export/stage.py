@@ -13,11 +13,12 @@ from modelzoo.control_lora import is_control_lora
 from modelzoo.families import family
 from stages import launch
 from stages.artifacts import read_json, sha256_file, staging, write_json
-from stages.export.adapters import export_adapters, merge_into
-from stages.export.bundle import assemble, base_digests
+from stages.export.adapters import export_adapters
+from stages.export.bundle import NO_TEXT, assemble, base_digests
 from stages.export.control_lora import export_control_lora
 from stages.export.controlnet import export_controlnet
 from stages.export.delivery import birth_record, check_destination, deliver
+from stages.export.merged import merge_into
 from stages.export.proof import prove
 from stages.params.outputs import Export
 from stages.params.read import key
@@ -92,15 +93,20 @@ def _write(
         return export_adapters(staged, trained, base, params.family, params.dtype, forms, upstream)
     artifacts.export.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=artifacts.export.parent) as temporary:
-        merged = Path(temporary) / "merged"
-        difference = merge_into(merged, trained, base, params.family, params.dtype)
-        proof = _write_model(staged, merged, params, artifacts, upstream)
-    proof["largest_difference"]["merged"] = difference
+        merged = merge_into(Path(temporary), trained, base, params.family, params.dtype)
+        proof = _write_model(staged, merged.denoiser, params, artifacts, upstream, merged.text)
+    proof["largest_difference"]["merged"] = merged.difference
     return proof
 
 
 def _write_model(
-    staged: Path, weights: Path, params: Params, artifacts: Artifacts, upstream: Mapping[str, str]
+    staged: Path,
+    weights: Path,
+    params: Params,
+    artifacts: Artifacts,
+    upstream: Mapping[str, str],
+    text: Mapping[str, Path] = NO_TEXT,
 ) -> dict[str, Any]:
-    assemble(staged, weights, artifacts.base, family(params.family).folder, upstream)
-    return prove(staged, weights, artifacts.base, params.family, params.dtype)
+    """Write a whole model; `text` has text encoders other than the base's, by their names."""
+    assemble(staged, weights, artifacts.base, family(params.family).folder, upstream, text)
+    return prove(staged, weights, artifacts.base, params.family, params.dtype, text)

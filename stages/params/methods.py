@@ -46,7 +46,9 @@ class Lora:
     use_dora: bool = False  # learn the lengths of the weights' rows too
     init_from: str | None = None  # LoRA to go on from: file, or folder; null: zero
     init_digest: str | None = None  # written by `use`: of what init_from holds
-    train_text_encoder: bool = False  # adapters in the text encoders too
+    train_text_encoder: bool = False  # adapters in CLIP too, which then encodes at each step
+    # as target_modules, of CLIP's layers; null: attention
+    text_target_modules: list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,13 @@ def control_lora(config: Config) -> Iterator[str]:
 
 
 def _adapters(given: Lora) -> Iterator[str]:
-    needed = {"kind": "lora", "use_dora": False, "init_from": None}
+    needed = {"kind": "lora", "use_dora": False, "init_from": None, "train_text_encoder": False}
     for name, value in needed.items():
         if (found := getattr(given, name)) != value:
+            wanted = "null" if value is None else str(value).lower()
             yield (
-                f"training.lora.{name}: {found!r} given, but a Control-LoRA has plain adapters "
-                f"that begin at zero: set {'null' if value is None else str(value).lower()}"
+                f"training.lora.{name}: {found!r} given, but a Control-LoRA has plain adapters of "
+                f"the denoiser that begin at zero: set {wanted}"
             )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelzoo.adapters import found
+from modelzoo.text_encoders.tokenization.parts import TEXT_PARTS
 from stages.params.config import Config
+from stages.params.methods import Lora
 from stages.params.rules_optimizer import STEP_DISTILLED
 
 
@@ -30,15 +32,28 @@ def lora(config: Config) -> Iterator[str]:
                 )
     if given.target_modules == []:
         yield "training.lora.target_modules is empty: give patterns, or null for the family's"
-    if given.train_text_encoder:
-        yield (
-            "training.lora.train_text_encoder: True given, but text encoders are run once and not "
-            "trained: set False"
-        )
+    yield from _text(config, given)
     if given.init_from is not None and not Path(given.init_from).exists():
         yield (
             f"training.lora.init_from: {given.init_from!r} is not there: give a .safetensors file "
             "or a folder with a LoRA, or null"
+        )
+
+
+def _text(config: Config, given: Lora) -> Iterator[str]:
+    """Yield each broken rule of adapters in text encoders."""
+    kind = config.model.type
+    if given.text_target_modules is not None and not given.train_text_encoder:
+        yield (
+            "training.lora.text_target_modules is given, but train_text_encoder is false: set it "
+            "to true, or text_target_modules to null"
+        )
+    if given.text_target_modules == []:
+        yield "training.lora.text_target_modules is empty: give patterns, or null for attention"
+    if given.train_text_encoder and not any(part.learns for part in TEXT_PARTS.get(kind, ())):
+        yield (
+            f"training.lora.train_text_encoder: True given, but the text encoder of model.type "
+            f"{kind!r} is a language model, of which no program reads adapters: set False"
         )
 
 

@@ -21,6 +21,7 @@ SHARED = (
     "batch_sizes.py",
     "class_images.py",
     "randomness.py",
+    "tokenizers.py",
 )  # of stages: what decides a batch, for others too
 UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never trains
     "__init__.py",
@@ -37,7 +38,9 @@ UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never
     "process/defaults.py",
     "process/processes.py",
     "process/samplers.py",
-    "text_encoders",
+    "text_encoders/configs.py",
+    "text_encoders/from_scratch.py",
+    "text_encoders/tokenizer_training.py",
 )
 
 

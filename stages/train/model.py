@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from modelzoo.denoiser import Denoiser
 from stages.train.editing import Editing
+
+if TYPE_CHECKING:  # importing it takes seconds, and few trainings need it
+    from modelzoo.text_encoders.live import LiveText
 
 
 @dataclass
@@ -18,12 +22,14 @@ class Model:
         denoiser: of the base; adapters are inside its network.
         controlnet: learns instead of the denoiser's network, which is then frozen.
         editing: what the denoiser is told of the batch's pictures; None: nothing.
+        text: text encoders that learn; None: the stored rows of captions are what they say.
         frozen: a copy of the base as it was, where the method asks what it would have predicted.
     """
 
     denoiser: Denoiser
     controlnet: nn.Module | None = None
     editing: Editing | None = None
+    text: LiveText | None = None
     frozen: Denoiser | None = None
 
     @property

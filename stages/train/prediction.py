@@ -21,7 +21,8 @@ def noisy_latents(model: Model, objective: Objective, batch: Batch) -> Tensor:
 def conditioning_of(model: Model, objective: Objective, batch: Batch) -> Any:
     """Return what the denoiser is told of the batch's captions, sizes and pictures to edit."""
     guidance = objective.guidance if model.denoiser.embeds_guidance else None
-    conditioning = model.denoiser.conditioning(batch.conditions, guidance)
+    rows = batch.conditions if model.text is None else model.text(batch.conditions)
+    conditioning = model.denoiser.conditioning(rows, guidance)
     if model.editing is None:
         return conditioning
     return model.editing.add(model.denoiser, conditioning, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -47,6 +47,7 @@ class Samples:
     latent_rows: ManifestRows
     prompt_rows: ManifestRows
     companions: Companions = NO_COMPANIONS  # of the rows
+    tokens: Callable[[Sequence[str]], Mapping[str, Tensor]] | None = None  # for text that learns
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,10 +60,14 @@ class Samples:
         return self.latent_rows.take([self.row_names[row] for row in rows])
 
     def conditions(self, rows: Sequence[int], captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return what a denoiser makes its conditioning of: rows of captions, sizes of pictures."""
+        """Return what a denoiser makes its conditioning of: rows of captions, sizes of pictures.
+
+        Where text encoders learn, the captions' tokens are there too.
+        """
         prompts = self.prompt_rows.take(captions)
         text = {name: torch.from_numpy(values) for name, values in prompts.items()}
-        return {**text, "sizes": torch.from_numpy(self.sizes[list(rows)])}
+        tokens = {} if self.tokens is None else self.tokens(captions)
+        return {**text, **tokens, "sizes": torch.from_numpy(self.sizes[list(rows)])}
 
     def pictures(self, rows: Sequence[int]) -> dict[str, Any]:
         """Return references, mask and condition of the rows' targets, as a Batch names them."""

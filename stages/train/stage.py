@@ -29,6 +29,7 @@ from stages.train.compiling import compile_blocks
 from stages.train.editing import editing_of, fitting, pixels_of_a_cell
 from stages.train.fingerprint import fingerprint, outcome, parts_of
 from stages.train.grids import open_grids
+from stages.train.live_text import TextBase, add_live_text, section_of, with_tokens
 from stages.train.lock import held
 from stages.train.method import Method
 from stages.train.methods import METHODS
@@ -78,6 +79,7 @@ class Artifacts:
     manifests: Manifests = Manifests()
     denoiser: Path = Path("data/base/denoiser.json")
     scheduler: Path = Path("data/base/scheduler.json")
+    tokenizer: Path = Path("data/base/tokenizer.json")
     images: Path = Path("data/images.parquet")  # for the dataset's digest in MLflow
     params: Path = Path("params.yaml")  # for the parameters in MLflow
     output: Path = Path("data/train")
@@ -123,6 +125,8 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     roles = roles_read(settings)
     with peers.first():  # missing rows are encoded once
         splits = open_samples(artifacts.manifests, params.family, params.resolution, root, roles)
+    if section_of(settings) is not None:
+        splits = with_tokens(splits, text_base(params, artifacts))
     scheduler = read_record(artifacts.scheduler).folders["scheduler"] / "scheduler_config.json"
     objective = choose(OBJECTIVES, "training.objective.type", settings.objective.type)(
         settings.objective, read_json(scheduler)
@@ -188,6 +192,12 @@ def create_state(
     model.editing = editing_of(
         settings, params.seed, artifacts.manifests.vae, dtype, accelerator.device
     )
+    if (lora := section_of(settings)) is not None:
+        base = text_base(params, artifacts)
+        text = add_live_text(model, lora, base, dtype, params.seed).train()
+        if params.gradient_checkpointing:
+            text.checkpoint_layers()
+        model.text = accelerator.prepare_model(text, evaluation_mode=True)
     network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))
@@ -212,6 +222,11 @@ def create_state(
     state = TrainState(model, network, trainable, optimizer, accelerator, decay, peers, shards)
     state.history.bad = BadSteps(settings.max_bad_steps, settings.explosion_factor)
     return state
+
+
+def text_base(params: Params, artifacts: Artifacts) -> TextBase:
+    """Name what of the base encodes text."""
+    return TextBase(params.family, artifacts.manifests.text_encoder, artifacts.tokenizer)
 
 
 def refuse_unread_guidance(guidance: float, denoiser: Denoiser) -> None:

@@ -94,15 +94,18 @@ class TrainState:
     @contextmanager
     def evaluation(self) -> Iterator[Model]:
         """Yield the model as it will be kept: averaged, in evaluation mode, no gradients."""
+        modules = [self.network] if self.model.text is None else [self.network, self.model.text]
         was_training = self.network.training
-        self.network.eval()
+        for module in modules:
+            module.eval()
         try:
             with torch.no_grad():
                 kept = self._kept()
                 with nullcontext() if kept is None else self.holding.swapped(kept):
                     yield self.model
         finally:
-            self.network.train(was_training)
+            for module in modules:
+                module.train(was_training)
 
     @contextmanager
     def outcome(self) -> Iterator[Model]:

@@ -118,7 +118,11 @@ def test_a_folder_in_what_dvc_makes_or_holds_is_accepted(digits: Use, whole: str
         (["training.lora={rank: 4}"], r"set training\.lora to null"),
         (["training.method=lora"], r"training\.lora is null, but training\.method 'lora' reads it"),
         ([*LORA, "training.lora.target_modules=[]"], r"target_modules is empty: give patterns"),
-        ([*LORA, "training.lora.train_text_encoder=true"], "text encoders are run once"),
+        ([*LORA, "training.lora.train_text_encoder=true"], "'flux2' is a language model, of which"),
+        (
+            [*LORA, "training.lora.text_target_modules=[fc1]"],
+            r"text_target_modules is given, but train_text_encoder is false",
+        ),
         ([*LORA, "training.lora.init_from=gone"], r"init_from: 'gone' is not there"),
         ([*LORA, "training.lora.init_from=data"], r"init_from: data is no LoRA: give a"),
         (

@@ -14,20 +14,26 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from modelzoo.adapters import targets
 from modelzoo.adapters.adapter import Adapter, adapter_parameters, add_adapters
 from modelzoo.adapters.files import is_adapter, save_adapters
+from modelzoo.adapters.text import add_text_adapters, save_text_adapters, text_parameters
 from modelzoo.denoiser import load_denoiser
 from modelzoo.families import FAMILIES
+from modelzoo.text_encoders.live import load_live_text
 from stages.export import stage
 from stages.generation import Sampling, base_records, generate, load_generator
 from stages.params.outputs import Export, Prompt
 from stages.params.tracking import Tracking
+from stages.tokenizers import open_tokenizers
 from tests.results.test_export import ASKED, CFG, SIZE, noise_for
 
 DESTINATION = Path("outputs/toy")
 DIFFUSERS, COMFYUI = "pytorch_lora_weights.safetensors", "comfyui_lora.safetensors"
+FILES = {"diffusers": DIFFUSERS, "comfyui": COMFYUI}
+PROMPT = "handwritten digits one"
 
 
 def run(family: str = "flux2", dtype: str = "float32", **export: Any) -> dict[str, Any]:
@@ -56,6 +62,106 @@ def train(data: Path, family: str = "flux2", moved: float = 0.3, **settings: Any
         for parameter in adapter_parameters(denoiser.network).values():
             parameter += moved * torch.randn(parameter.shape, generator=generator)
     save_adapters(denoiser.network, data / "train" / "weights")
+
+
+def train_text(data: Path, family: str, **settings: Any) -> None:
+    """Let text encoders have learned beside the denoiser."""
+    records = base_records(data / "base")
+    tokenizer = open_tokenizers(family, records["tokenizer"])
+    text = load_live_text(family, records["text_encoder"].folders, tokenizer, torch.float32)
+    adapter = Adapter(**{"rank": 2, "alpha": 3.0, **settings})
+    add_text_adapters(text.encoders, adapter, targets.text_patterns(["all-linear"]), 1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in text_parameters(text.encoders).values():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    save_text_adapters(text.encoders, data / "train" / "weights")
+
+
+def encoded(data: Path, family: str) -> dict[str, Tensor]:
+    """Encode a prompt with what was trained."""
+    records = base_records(data / "base")
+    generator = load_generator(family, data / "train" / "weights", records, "float32")
+    return generator.conditions([PROMPT], 16, 16)
+
+
+def encoded_by(pipeline: Any, family: str) -> tuple[Tensor, Tensor]:
+    """Let diffusers encode it: context and pooled."""
+    asked: dict[str, Any] = {"prompt": PROMPT, "prompt_2": None, "device": "cpu"}
+    if family != "flux":
+        asked["do_classifier_free_guidance"] = False
+    if family == "sd3":
+        asked["prompt_3"] = None
+    if family != "sdxl":
+        asked["max_sequence_length"] = 10
+    with torch.no_grad():
+        context, pooled, *more = pipeline.encode_prompt(**asked)
+    return context, pooled if family == "flux" else more[0]
+
+
+READ_BY_DIFFUSERS = [
+    *((family, "diffusers", False) for family in ("sdxl", "flux", "sd3")),
+    ("sdxl", "comfyui", False),
+    ("sdxl", "diffusers", True),
+]
+
+
+@pytest.mark.parametrize(("family", "form", "use_dora"), READ_BY_DIFFUSERS)
+def test_diffusers_encodes_a_prompt_the_same_with_the_exported_text_adapters(
+    data_of: Callable[[str], Path], family: str, form: str, use_dora: bool
+) -> None:
+    import diffusers
+
+    data = data_of(family)
+    train(data, family, use_dora=use_dora)
+    untrained = encoded(data, family)
+    train_text(data, family, use_dora=use_dora)
+    proof = run(family, lora_formats=[form])
+    assert proof["adapters_changed_by_training"] == proof["adapters"]
+    ours = encoded(data, family)
+    assert (ours["pooled"] - untrained["pooled"]).abs().max() > 1e-2
+    base = data / "base" / "model"
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(base, local_files_only=True)
+    pipeline.load_lora_weights(DESTINATION, weight_name=FILES[form])
+    context, pooled = encoded_by(pipeline, family)
+    torch.testing.assert_close(ours["context"], context, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours["pooled"], pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_text_adapters_leave_in_folders_of_peft_too(data_of: Callable[[str], Path]) -> None:
+    data = data_of("sdxl")
+    train(data, "sdxl", kind="lokr")
+    train_text(data, "sdxl", kind="lokr")
+    proof = run("sdxl")
+    assert set(proof["digests"]) == {
+        f"{folder}{name}"
+        for folder in ("", "text_encoder/", "text_encoder_2/")
+        for name in ("adapter_config.json", "adapter_model.safetensors")
+    }
+
+
+def test_merged_text_adapters_are_in_the_weights_of_the_text_encoders(
+    data_of: Callable[[str], Path],
+) -> None:
+    import diffusers
+
+    data = data_of("sdxl")
+    train(data, "sdxl")
+    train_text(data, "sdxl")
+    proof = run("sdxl", merge=True)
+    assert proof["largest_difference"]["prediction"] == 0.0
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(DESTINATION, local_files_only=True)
+    context, pooled = encoded_by(pipeline, "sdxl")
+    ours = encoded(data, "sdxl")
+    torch.testing.assert_close(ours["context"], context, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours["pooled"], pooled, atol=1e-4, rtol=1e-4)
+    old, new = (
+        load_file(folder / "text_encoder/model.safetensors")
+        for folder in (data / "base" / "model", DESTINATION)
+    )
+    changed = {name for name, tensor in new.items() if not torch.equal(tensor, old[name])}
+    assert changed
+    assert all(name.endswith(("proj.weight", "fc1.weight", "fc2.weight")) for name in changed)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,7 +271,7 @@ def test_diffusers_draws_the_same_picture_with_the_exported_lora(
     generator = load_generator(
         family, data / "train" / "weights", base_records(data / "base"), "float32"
     )
-    prompt = Prompt("handwritten digits one", SIZE["width"], SIZE["height"])
+    prompt = Prompt(PROMPT, SIZE["width"], SIZE["height"])
     ours = generate(generator, [prompt], Sampling(3, CFG, seed=7), "test")[0]
     pipeline = diffusers.DiffusionPipeline.from_pretrained(whole, local_files_only=True)
     pipeline.load_lora_weights(DESTINATION, weight_name=DIFFUSERS)

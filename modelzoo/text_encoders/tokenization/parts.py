@@ -16,21 +16,22 @@ class TextPart:
     encoder: str  # folder in the diffusers layout
     length: int  # tokens a prompt, padding included, where nothing else is said
     is_optional: bool = False  # whether a model may come without it
+    learns: bool = False  # whether it can have adapters, which other programs then read
 
 
 TEXT_PARTS: dict[str, tuple[TextPart, ...]] = {
     "sdxl": (
-        TextPart(("clip_l",), "tokenizer", "text_encoder", 77),
-        TextPart(("clip_g",), "tokenizer_2", "text_encoder_2", 77),
+        TextPart(("clip_l",), "tokenizer", "text_encoder", 77, learns=True),
+        TextPart(("clip_g",), "tokenizer_2", "text_encoder_2", 77, learns=True),
     ),
     "flux": (
-        TextPart(("clip_l",), "tokenizer", "text_encoder", 77),
+        TextPart(("clip_l",), "tokenizer", "text_encoder", 77, learns=True),
         TextPart(("t5",), "tokenizer_2", "text_encoder_2", 512),
     ),
     "flux2": (TextPart(("qwen3", "mistral3"), "tokenizer", "text_encoder", 512),),
     "sd3": (
-        TextPart(("clip_l",), "tokenizer", "text_encoder", 77),
-        TextPart(("clip_g",), "tokenizer_2", "text_encoder_2", 77),
+        TextPart(("clip_l",), "tokenizer", "text_encoder", 77, learns=True),
+        TextPart(("clip_g",), "tokenizer_2", "text_encoder_2", 77, learns=True),
         TextPart(("t5",), "tokenizer_3", "text_encoder_3", 256, is_optional=True),
     ),
 }  # by model.type; the lengths are those that diffusers' pipelines use by themselves

@@ -70,8 +70,9 @@ class Dreambooth:
     def _base_prediction(self, model: Model, batch: Batch) -> Tensor:
         """Return what the untrained base predicts, (B, C, H, W) in float32."""
         if model.frozen is None:
+            stored = replace(model, text=None)  # the rows are the untrained text encoders'
             with without_adapters(model.denoiser.network):
-                return predict(model, self.objective, batch).float()
+                return predict(stored, self.objective, batch).float()
         model.frozen.network.to(batch.latents.device)
         return predict(replace(model, denoiser=model.frozen), self.objective, batch).float()
 

@@ -16,6 +16,7 @@ from modelzoo.adapters.files import save_adapters
 from modelzoo.adapters.found import digest
 from modelzoo.adapters.start import start_from
 from modelzoo.adapters.targets import patterns
+from modelzoo.adapters.text import save_text_adapters, text_parameters
 from modelzoo.denoiser import Denoiser
 from modelzoo.families import FAMILIES
 from stages.params import methods
@@ -41,7 +42,8 @@ class Lora:
 
     def trainable(self, model: Model) -> Iterable[tuple[str, nn.Parameter]]:
         """Return the adapters' parameters, in float32 whatever the base is."""
-        return adapter_parameters(model.learner).items()
+        text = {} if model.text is None else text_parameters(model.text.encoders)
+        return {**adapter_parameters(model.learner), **text}.items()
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
         """Return each item's weighted loss, (B,)."""
@@ -50,8 +52,10 @@ class Lora:
         return item_losses(self.objective, batch, prediction)
 
     def save(self, model: Model, folder: Path) -> None:
-        """Write the adapters alone, as peft does."""
+        """Write the adapters alone, as peft does; those of a text encoder in a folder inside."""
         save_adapters(model.denoiser.network, folder)
+        if model.text is not None:
+            save_text_adapters(model.text.encoders, folder)
 
     @property
     def _lora(self) -> methods.Lora:
@@ -70,8 +74,33 @@ def add(denoiser: Denoiser, lora: methods.Lora, seed: int, further: Sequence[str
     Raises:
         ValueError: A pattern fits no layer, or `init_from` is of another model.
     """
-    family = next(name for name, kind in FAMILIES.items() if kind.denoiser is type(denoiser))
-    adapter = Adapter(
+    family = family_of(denoiser)
+    add_adapters(
+        denoiser.network,
+        adapter_of(lora),
+        [*patterns(family, lora.target_modules), *further],
+        seed,
+        is_alone=not lora.train_text_encoder,
+    )
+    if lora.init_from is None:
+        return
+    place = Path(lora.init_from)
+    if digest(place) != lora.init_digest:
+        raise ValueError(
+            f"training.lora.init_from: {lora.init_from!r} is not what it was when params.yaml was "
+            "written: write it again with `python -m stages.params use FILE [key=value ...]`"
+        )
+    start_from(denoiser.network, family, place, lora.train_text_encoder)
+
+
+def family_of(denoiser: Denoiser) -> str:
+    """Give the `model.type` of a denoiser."""
+    return next(name for name, kind in FAMILIES.items() if kind.denoiser is type(denoiser))
+
+
+def adapter_of(lora: methods.Lora) -> Adapter:
+    """Give what the section `training.lora` adds to each layer."""
+    return Adapter(
         kind=lora.kind,
         rank=lora.rank,
         alpha=lora.alpha,
@@ -81,17 +110,6 @@ def add(denoiser: Denoiser, lora: methods.Lora, seed: int, further: Sequence[str
         ranks={row.modules: row.rank for row in lora.rank_pattern},
         alphas={row.modules: row.alpha or lora.alpha for row in lora.rank_pattern},
     )
-    chosen = [*patterns(family, lora.target_modules), *further]
-    add_adapters(denoiser.network, adapter, chosen, seed)
-    if lora.init_from is None:
-        return
-    place = Path(lora.init_from)
-    if digest(place) != lora.init_digest:
-        raise ValueError(
-            f"training.lora.init_from: {lora.init_from!r} is not what it was when params.yaml was "
-            "written: write it again with `python -m stages.params use FILE [key=value ...]`"
-        )
-    start_from(denoiser.network, family, place)
 
 
 @contextmanager
