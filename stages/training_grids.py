@@ -18,6 +18,7 @@ from modelzoo.autoencoders import Autoencoder, load_autoencoder
 from modelzoo.denoiser import Denoiser
 from modelzoo.process.processes import Process, process_of
 from modelzoo.text_encoders import PromptTokenizer, load_text_encoders
+from modelzoo.text_encoders.live import with_tokens
 from modelzoo.text_encoders.text_encoder import TextEncoder
 from stages.artifacts import read_json
 from stages.control import follow
@@ -57,6 +58,22 @@ class KnownRows(TextEncoder):
         """See TextEncoder; of the known prompts alone."""
         found = [self.rows[place(*each)] for each in zip(ids, mask, strict=True)]
         return {name: torch.stack([row[name] for row in found]).to(ids.device) for name in found[0]}
+
+
+class LearnedRows(TextEncoder):
+    """Known rows, of which text encoders that learn compute their part anew."""
+
+    def __init__(self, known: KnownRows, live: nn.Module) -> None:
+        """Take the base's rows and a `LiveText`."""
+        super().__init__()
+        self.known, self.live = known, live
+
+    def encode_rows(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """See TextEncoder; of the known prompts alone."""
+        rows: dict[str, Tensor] = self.live(
+            with_tokens(self.known.encode_rows(ids, mask), ids, mask)
+        )
+        return rows
 
 
 @dataclass(frozen=True)
@@ -101,15 +118,19 @@ class TrainingGrids:
         time_offset: float | None,
         step: int,
         path: Path | None,
+        text: nn.Module | None = None,
     ) -> None:
-        """Draw the grid of a step with the present weights; write it unless `path` is None."""
+        """Draw the grid of a step with the present weights; write it unless `path` is None.
+
+        `text` is a `LiveText`, where text encoders learn.
+        """
         device = next(denoiser.network.parameters()).device
         generator = Generator(
             denoiser=denoiser,
             controlnet=controlnet,
             sees_condition=self.sees_condition,
             autoencoder=self.autoencoder.to(device),
-            text_encoder=self.rows,
+            text_encoder=self.rows if text is None else LearnedRows(self.rows, text),
             tokenizer=self.tokenizer,
             process=self.process,
             dtype=denoiser.dtype,

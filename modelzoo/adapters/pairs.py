@@ -141,9 +141,6 @@ def halves_of(
         if kind is None or match is None:
             raise ValueError(f"{file}: {name!r} belongs to no LoRA: give a LoRA of {family!r}")
         found.setdefault(match[1], {})[kind] = source[name]
-    for name, halves in found.items():
-        if not halves.keys() >= {"down", "up"}:
-            raise ValueError(f"{file}: {name!r} has only {sorted(halves)!r}: download it again")
     return found
 
 
@@ -185,7 +182,7 @@ def read_pairs(
                 f"{file} has {len(found)} adapters, but {name!r} is no layer of model.type "
                 f"{family!r}: give a LoRA of that family"
             )
-        pairs.update(split(layer, found[name], config))
+        pairs.update(split(layer, found[name], config, f"{file}: {name!r}"))
     return pairs
 
 
@@ -234,13 +231,15 @@ def _homes(network: nn.Module, family: str) -> Any:
 
 
 def split(
-    layer: Layer, halves: Mapping[str, Tensor], config: Mapping[str, Any]
+    layer: Layer, halves: Mapping[str, Tensor], config: Mapping[str, Any], where: str
 ) -> Iterable[tuple[str, Pair]]:
     """Give each of our layers its rows of a pair, with the scale that the configuration says.
 
     Raises:
-        ValueError: The pair has another number of outputs than the layer.
+        ValueError: A half is missing, or the pair has another number of outputs than the layer.
     """
+    if not halves.keys() >= {"down", "up"}:
+        raise ValueError(f"{where} has only {sorted(halves)!r}: download it again")
     up = halves["up"].float() * _scale(config, layer, halves)
     if len(up) != layer.num_rows:
         raise ValueError(

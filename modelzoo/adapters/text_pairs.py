@@ -49,7 +49,8 @@ def read_text_pairs(place: Path, parts: Parts, family: str) -> dict[str, dict[st
                     f"{file}: {name!r} is no layer of the {folder} of model.type {family!r}: give "
                     "a LoRA of that family"
                 )
-            pairs[folder].update(split(home, halves, config_of_file(file, "" if own else folder)))
+            config = config_of_file(file, "" if own else folder)
+            pairs[folder].update(split(home, halves, config, f"{file}: {name!r}"))
     return pairs
 
 

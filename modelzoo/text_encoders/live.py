@@ -61,11 +61,12 @@ class LiveText(nn.Module):
         empty = torch.tensor(tokenizer.tokens("").ids) if zero_empty else None
         self.register_buffer("_empty", empty, persistent=False)
 
-    def checkpoint_layers(self) -> None:
+    def checkpoint_layers(self, is_on: bool) -> None:
         """Compute each layer anew in the backward pass instead of keeping what is inside it."""
         for part in self.encoders.values():
             assert isinstance(part, ClipTextEncoder)
-            part.text_model.activation_checkpointing_enable()
+            if is_on:
+                part.text_model.activation_checkpointing_enable()
 
     @property
     def encoders(self) -> Mapping[str, PartEncoder]:
@@ -90,6 +91,11 @@ class LiveText(nn.Module):
             text = zeroed(text, (ids == self._empty).all(dim=1))
         others = {name: row for name, row in conditions.items() if name not in (IDS, MASK)}
         return {**others, **{name: row.float() for name, row in text.items()}}
+
+
+def with_tokens(rows: Mapping[str, Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Put tokens (B, L) beside the stored rows of their prompts, as `LiveText` takes them."""
+    return {**rows, IDS: ids, MASK: mask}
 
 
 def load_live_text(

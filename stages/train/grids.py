@@ -36,8 +36,9 @@ class Grids(Protocol):
         time_offset: float | None,
         step: int,
         path: Path | None,
+        text: nn.Module | None = None,
     ) -> None:
-        """Draw the grid of a step; write it unless `path` is None."""
+        """Draw the grid of a step; write it unless `path` is None; `text` is what of it learns."""
         ...
 
 
@@ -80,7 +81,8 @@ class Draw:
         dice, plain = torch.random.fork_rng(devices), eagerly(self.is_compiled)
         with state.evaluation() as model, dice, plain:
             offset = None if model.editing is None else model.editing.time_offset
-            self.grids.draw(model.denoiser, model.controlnet, offset, state.step, path)
+            drawn_by = model.denoiser, model.controlnet, offset
+            self.grids.draw(*drawn_by, state.step, path, model.text)
         if path is not None:
             self.run.log_artifact(path, "samples")
             say(f"step {state.step}: pictures in {path}")

@@ -193,10 +193,8 @@ def create_state(
         settings, params.seed, artifacts.manifests.vae, dtype, accelerator.device
     )
     if (lora := section_of(settings)) is not None:
-        base = text_base(params, artifacts)
-        text = add_live_text(model, lora, base, dtype, params.seed).train()
-        if params.gradient_checkpointing:
-            text.checkpoint_layers()
+        text = add_live_text(model, lora, text_base(params, artifacts), dtype, params.seed).train()
+        text.checkpoint_layers(params.gradient_checkpointing)
         model.text = accelerator.prepare_model(text, evaluation_mode=True)
     network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]

@@ -104,8 +104,7 @@ def test_every_adapter_gets_the_same_gradient_with_layers_computed_anew(base, fa
     stored, gradients = conditions(base(family), family), []
     for checkpointed in (False, True):
         text = live(base(family), family, LORA, 0.3).train()
-        if checkpointed:
-            text.checkpoint_layers()
+        text.checkpoint_layers(checkpointed)
         rows = text(stored)
         (rows["context"].square().mean() + rows["pooled"].square().mean()).backward()
         learning = text_parameters(text.encoders)

@@ -23,6 +23,7 @@ from stages.base_record import Part, read_record, write_record
 from stages.tokenizers import open_tokenizers
 from stages.train.stage import create_trainer, run
 from stages.trained import add_trained_text
+from stages.training_grids import LearnedRows, known_rows
 from tests import toys
 from tests.train.test_lora import awake
 from tests.train.test_processes import together
@@ -84,13 +85,19 @@ def test_text_encoders_learn_and_encode_prompts_as_they_were_trained(
     record, tokenizer = read_record(base / "text_encoder.json"), base / "tokenizer.json"
     opened = open_tokenizers(family, read_record(tokenizer))
     whole = load_text_encoders(family, record.folders, opened, torch.float32)
-    add_trained_text(family, whole, workspace.output / "weights")
     (batch,) = trainer.batches.at(0)
+    known = known_rows(whole, opened, toys.CAPTIONS, torch.device("cpu"))
+    add_trained_text(family, whole, workspace.output / "weights")
     ids, mask = (batch.conditions[name] for name in ("text_ids", "text_mask"))
     with torch.no_grad():
         live, later = text.eval()(batch.conditions), whole.encode_rows(ids, mask)
     assert torch.equal(live["pooled"], later["pooled"])
     assert not torch.equal(live["pooled"], batch.conditions["pooled"])
+    ids, mask = (torch.tensor([each]) for each in opened.tokens(toys.CAPTIONS[1]))
+    with torch.no_grad():  # a grid while training
+        drawn, later = LearnedRows(known, text).encode_rows(ids, mask), whole.encode_rows(ids, mask)
+    assert all(torch.equal(drawn[name], row) for name, row in later.items())
+    assert not torch.equal(drawn["pooled"], known.encode_rows(ids, mask)["pooled"])
 
 
 def test_a_resumed_training_ends_with_the_same_bytes(
