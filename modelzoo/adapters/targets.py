@@ -46,7 +46,7 @@ TEXT_SETS: dict[str, tuple[str, ...]] = {
     "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
     "feed-forward": ("fc1", "fc2"),
 }
-UNREAD = "text_projection"  # of CLIP: programs read no adapter of it
+UNREAD = "text_projection"  # of CLIP: diffusers passes over the ranks of its adapters
 for _sets in (*SETS.values(), TEXT_SETS):
     _sets["all-linear"] = (*_sets["attention"], *_sets["feed-forward"])
 

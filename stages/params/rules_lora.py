@@ -53,7 +53,7 @@ def _text(config: Config, given: Lora) -> Iterator[str]:
     if given.train_text_encoder and not any(part.learns for part in TEXT_PARTS.get(kind, ())):
         yield (
             f"training.lora.train_text_encoder: True given, but the text encoder of model.type "
-            f"{kind!r} is a language model, of which no program reads adapters: set False"
+            f"{kind!r} is a language model, of which diffusers loads no adapters: set False"
         )
 
 

@@ -118,7 +118,10 @@ def test_a_folder_in_what_dvc_makes_or_holds_is_accepted(digits: Use, whole: str
         (["training.lora={rank: 4}"], r"set training\.lora to null"),
         (["training.method=lora"], r"training\.lora is null, but training\.method 'lora' reads it"),
         ([*LORA, "training.lora.target_modules=[]"], r"target_modules is empty: give patterns"),
-        ([*LORA, "training.lora.train_text_encoder=true"], "'flux2' is a language model, of which"),
+        (
+            [*LORA, "training.lora.train_text_encoder=true"],
+            "'flux2' is a language model, of which diffusers",
+        ),
         (
             [*LORA, "training.lora.text_target_modules=[fc1]"],
             r"text_target_modules is given, but train_text_encoder is false",

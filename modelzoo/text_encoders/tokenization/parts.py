@@ -16,7 +16,7 @@ class TextPart:
     encoder: str  # folder in the diffusers layout
     length: int  # tokens a prompt, padding included, where nothing else is said
     is_optional: bool = False  # whether a model may come without it
-    learns: bool = False  # whether it can have adapters, which other programs then read
+    learns: bool = False  # whether it can have adapters: those that diffusers' pipelines load
 
 
 TEXT_PARTS: dict[str, tuple[TextPart, ...]] = {
