@@ -66,6 +66,7 @@ METHODS = ("lora", "full", "dreambooth", "controlnet")
 OF_FLUX = ("control_lora", "kontext", "fill")
 SHORT = {"sdxl": METHODS, "flux1": METHODS + OF_FLUX, "sd35": METHODS}  # FLUX.2 is trained in full
 MATRIX = [f"gym_{family}_{method}" for family, methods in SHORT.items() for method in methods]
+SHOWN = ("sample", "evaluate")  # stages of a short experiment; the others run whole
 GOALS: Mapping[str, tuple[Goal, ...]] = {
     "gym_flux2_lora": STYLE,
     "gym_flux2_full": STYLE,
@@ -124,9 +125,9 @@ def train(name: str) -> Result:
     base = f"digits_{name.split('_')[1]}"  # of the same family
     try:
         demo = worktree(base)
-        run(demo, "-m", "dvc", "repro")
+        run(demo, "-m", "dvc", "repro", "export")
         folder = worktree(name, lambda folder: supply(demo / EXPORT, folder / BASES / base))
-        run(folder, "-m", "dvc", "repro")
+        run(folder, "-m", "dvc", "repro", *(SHOWN if name in MATRIX else ()))
     except subprocess.CalledProcessError:  # it has said why
         return Result(name, {}, time.monotonic() - start)
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
