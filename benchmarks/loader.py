@@ -20,22 +20,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from noise_dataset import Noise, write_noise
 
 from modelzoo.denoiser import init_denoiser
 from modelzoo.flux.v2.config import Flux2Config
 from modelzoo.flux.v2.model import Flux2
-from stages.artifacts import write_table
-from stages.base_record import Part, read_record, write_record
 from stages.params.objective import Objective
 from stages.params.optimizer import Optimizer
 from stages.params.training import Training
-from stages.rows.keys import row_key, table_name
 from stages.rows.manifest import PRELOAD_BYTES
-from stages.rows.table import RowTable
-from stages.tables import SIZES, to_table
 from stages.train.batches import Batch, Batches, Prefetch
 from stages.train.loop import StepBatches, fit
 from stages.train.methods import METHODS
@@ -44,14 +39,13 @@ from stages.train.objectives import FlowMatching
 from stages.train.optimizers import OPTIMIZERS
 from stages.train.order import Order
 from stages.train.plan import create_plan
-from stages.train.samples import Manifests, Samples, open_samples
+from stages.train.samples import Samples, open_samples
 from stages.train.state import TrainState
 
 GOAL = 1.02
 FAMILY = "flux2"
 WIDTH = 512  # of a context token
 CHANNELS = 128  # of a latent
-PER_COMMIT = 256  # rows
 
 
 @dataclass(frozen=True)
@@ -80,52 +74,10 @@ class Sizes:
 
 def make_dataset(folder: Path, sizes: Sizes) -> Samples:
     """Write rows of noise and the tables that name them; open them as the trainer does."""
-    store, resolution = folder / "store", 16 * sizes.side
-    names = [f"{number:020x}" for number in range(sizes.rows)]
-    keys = [row_key(picture=name) for name in names]
-    for kind, columns in [("latents", sizes.latent), ("text", sizes.text)]:
-        fill(RowTable.open(str(store), table_name(kind, columns), columns), keys)
-    common = {"role": "target", "index": 0, "resolution": resolution, "variant": 0, "repeats": 1}
-    common |= {"table": table_name("latents", sizes.latent), "weight": 1.0, "prior": False}
-    common |= {"bucket": f"{resolution}x{resolution}", "channels": CHANNELS}
-    common |= dict.fromkeys(SIZES, resolution) | {"height": sizes.side, "width": sizes.side}
-    latents = [
-        common | {"sample_id": name, "key": key, "split": "train" if place else "validation"}
-        for place, (name, key) in enumerate(zip(names, keys, strict=True))
-    ]
-    captions = [{"sample_id": name, "variant": 0, "caption": name} for name in names]
-    text = table_name("text", sizes.text)
-    prompts = [
-        {"caption": caption, "key": key, "table": text}
-        for caption, key in zip(["", *names], [keys[0], *keys], strict=True)
-    ]
-    made = Manifests(
-        latents=folder / "latents.parquet",
-        prompts=folder / "prompts.parquet",
-        captions=folder / "captions.parquet",
-        vae=folder / "vae.json",
-        text_encoder=folder / "text_encoder.json",
-    )
-    for path in (made.vae, made.text_encoder):
-        write_record(path, {path.stem: Part("Encoder", folder, path.stem)}, {})
-    by = {"family": FAMILY}
-    vae, encoder = read_record(made.vae).digest, read_record(made.text_encoder).digest
-    write_table(made.latents, to_table(latents, "latents"), "latents", by | {"encoder": vae})
-    write_table(made.prompts, to_table(prompts, "prompts"), "prompts", by | {"encoder": encoder})
-    write_table(made.captions, to_table(captions, "captions"), "captions")
-    return open_samples(made, FAMILY, resolution, str(store))["train"]
-
-
-def fill(table: RowTable, keys: Sequence[str]) -> None:
-    """Add a row of noise for each key."""
-    random = np.random.default_rng(0)
-    for start in range(0, len(keys), PER_COMMIT):
-        part = keys[start : start + PER_COMMIT]
-        values = {
-            name: random.standard_normal((len(part), *column.shape), np.float32)
-            for name, column in table.columns.items()
-        }
-        table.add(part, values)
+    resolution, store = 16 * sizes.side, folder / "store"
+    noise = Noise(FAMILY, sizes.rows, resolution, sizes.latent, sizes.text)
+    manifests = write_noise(folder, store, noise)
+    return open_samples(manifests, FAMILY, resolution, str(store))["train"]
 
 
 def create_state(depth: int) -> TrainState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,13 +77,23 @@ class Trainer:
         )
 
     def _train(self, stopping: Stopping, run: Run) -> None:
-        state, settings, last = self.state, self.params.training, self.plan.steps
+        state, last = self.state, self.plan.steps
         if state.peers.is_first:
             self.checkpoints.require_space(state)
         drawing = self._drawing(run)
         if not state.history.validations:
             state.history.validations.append(self.validation.measure(state))  # of the base
-        after_step = [
+        with Prefetch(self.batches.at, last, state.device) as prefetched:
+            after_step = self.after_step(stopping, run, drawing)
+            fit(state, self.method, prefetched, self.plan, after_step)
+        self.checkpoints.save(state, is_last=True)
+        if not state.history.bad.is_finite:
+            raise ValueError(state.history.bad.message(state.step))
+
+    def after_step(self, stopping: Stopping, run: Run, drawing: Sequence[Hook] = ()) -> list[Hook]:
+        """List what looks at each step, in order; `drawing` draws grids."""
+        state, settings, last = self.state, self.params.training, self.plan.steps
+        return [
             hooks.record,
             every(settings.log_every, last, hooks.close_window),
             *(every(settings.validation.every, last, hook) for hook in self._when_validating()),
@@ -93,11 +103,6 @@ class Trainer:
             every(settings.checkpoint.every, last, hooks.save(self.checkpoints)),
             hooks.stop(stopping, self.checkpoints),
         ]
-        with Prefetch(self.batches.at, last, state.device) as prefetched:
-            fit(state, self.method, prefetched, self.plan, after_step)
-        self.checkpoints.save(state, is_last=True)
-        if not state.history.bad.is_finite:
-            raise ValueError(state.history.bad.message(state.step))
 
     def _drawing(self, run: Run) -> list[Hook]:
         """Return what draws grids on the way; the first is drawn at once, of the base."""
