@@ -18,6 +18,7 @@ from stages.params.resolve import settled
 from stages.train import compiling
 from stages.train.offload import Offloaded, offload_blocks, spread
 from stages.train.stage import create_trainer
+from tests.train.test_lora import awake
 
 EXPERIMENTS = Path(__file__).parents[2] / "params/experiments"
 CPU = torch.device("cpu")
@@ -86,6 +87,7 @@ def test_gradients_are_the_same_and_each_block_is_brought_one_ahead():
 @pytest.mark.parametrize(("is_compiled", "bits"), [(False, None), (True, None), (False, "int8")])
 def test_a_lora_learns_the_same_on_an_offloaded_base(workspace, monkeypatch, is_compiled, bits):
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    awake(workspace)
     params = workspace.params(method="lora", lora={"rank": 2}, ema=None, base_quantization=bits)
     params = replace(params, gradient_checkpointing=True, compile=is_compiled)
     gradients = []
