@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from stages.bucket.ladder import Size
 from stages.bucket.samples import Picture
 from stages.randomness import generator
-
-Corner: TypeAlias = tuple[int, int]  # left, top in pixels of the resized picture
+from stages.visit_geometry import Corner, corner
 
 
 class Geometry(NamedTuple):
@@ -78,8 +77,7 @@ def drawn(
     for variant in range(crop.variants):
         random = generator(crop.seed, "crop", target.sample_id, resolution, variant)
         across, down = random.random(2).tolist()
-        left = int(across * (resized[0] - bucket[0] + 1))
-        corners.append((left, int(down * (resized[1] - bucket[1] + 1))))
+        corners.append(corner(across, down, resized, bucket))
     return corners
 
 

@@ -8,13 +8,12 @@ from stages.bucket.choice import Choice
 from stages.bucket.geometry import Geometry, cover, middle
 from stages.bucket.ladder import Size
 from stages.bucket.samples import Picture, Sample
-
-ALIGNED = ("mask", "condition")  # roles that lie over the target pixel by pixel
+from stages.visit_geometry import ALIGNED, lies_over
 
 
 def shares_geometry(picture: Picture, target: Picture) -> bool:
     """Whether a picture is resized and cut as its target is."""
-    return picture.role in ALIGNED or picture.size == target.size
+    return lies_over(picture.role, picture.size, target.size)
 
 
 def problem(sample: Sample, resolutions: Iterable[int], choice: Choice) -> str:

@@ -16,6 +16,7 @@ from stages.bucket.roles import problem
 from stages.bucket.rows import buckets_table, ledger_table
 from stages.bucket.samples import Sample, read_samples
 from stages.params.read import key
+from stages.visit_geometry import Drawn
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Params:
     crop_variants: int = key("data.crop_variants")
     flip: bool = key("data.flip")
     seed: int = key("data.seed")  # of random crops
+    is_cached: bool = key("data.cache_latents")  # else training draws crops and mirrorings
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,21 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         )
     if params.small_buckets == "merge":
         placed = merge(placed, params.min_bucket_images, params.no_upscale, params.resolution)
-    crop = Crop(params.crop, params.crop_variants, params.flip, params.seed)
-    write_table(artifacts.buckets, buckets_table(placed, choice, crop), "buckets")
+    table = buckets_table(placed, choice, create_crop(params))
+    drawn = Drawn(params.crop == "random", params.flip)
+    extra = {} if params.is_cached else drawn.to_metadata()
+    write_table(artifacts.buckets, table, "buckets", extra)
     rows = report.report(placed, params.min_bucket_images)
     write_csv(artifacts.report, report.COLUMNS, rows)
     write_table(artifacts.ledger, ledger_table(samples, excluded), "ledger")
     print(told(placed, excluded, params, artifacts))  # noqa: T201
+
+
+def create_crop(params: Params) -> Crop:
+    """Return the crops of a picture that are rows: one where each visit draws its own."""
+    if params.is_cached:
+        return Crop(params.crop, params.crop_variants, params.flip, params.seed)
+    return Crop(params.crop, 1, False, params.seed)
 
 
 def create_choice(params: Params) -> Choice:

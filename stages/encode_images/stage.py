@@ -13,15 +13,17 @@ import torch
 
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
 from stages import launch
+from stages.artifacts import extra_metadata, read_table, write_table
 from stages.base_record import Record, read_record
-from stages.encode_images.copies import COLUMNS, ByKind, copier
-from stages.encode_images.pictures import Pictures, to_encode
-from stages.encoding.batch import Encoder, Inputs, Rows, choose_device, encoder_of
+from stages.bucketed_pictures import Pictures, to_encode
+from stages.encode_images.copies import ByKind, copier
+from stages.encoding.batch import Encoder, Inputs, choose_device, encoder_of
 from stages.encoding.missing import Count, Wanted, Work
 from stages.encoding.ray_actors import Probe
 from stages.encoding.work import work_of
 from stages.encoding.writing import Manifest
 from stages.params.read import key
+from stages.picture_encoding import BATCH_SIZE, COLUMNS, encoding
 from stages.picture_rows import Bucketed, kind_of, picture_parts, rows_of
 from stages.rows.generation import Generation, summary
 from stages.rows.keys import Part, key_of, parts_text, table_name
@@ -29,6 +31,7 @@ from stages.rows.layout import Column
 from stages.rows.location import store_root
 from stages.rows.table import RowTable
 from stages.tables import PLACE, SIZES, to_table
+from stages.visit_geometry import Drawn
 
 STAGE = "encode_images"
 PROBE_CELLS = 8  # side of the probe picture in latent cells
@@ -69,8 +72,40 @@ def run(params: Params, artifacts: Artifacts = Artifacts(), fill_only: bool = Fa
     device = choose_device()
     base = read_record(artifacts.vae)
     autoencoder = open_autoencoder(base, params.dtype, device)
+    drawn = Drawn.from_metadata(extra_metadata(read_table(artifacts.buckets, "buckets")))
+    if drawn is not None:
+        print(leave_to_training(drawn, autoencoder, base.digest, params, artifacts))  # noqa: T201
+        return
     count = encode(autoencoder, base.digest, params, artifacts, fill_only, device)
     print(count)  # noqa: T201
+
+
+def leave_to_training(
+    drawn: Drawn, autoencoder: Autoencoder, digest: str, params: Params, artifacts: Artifacts
+) -> str:
+    """Encode nothing: name the rows that training makes anew at each visit, and say so.
+
+    A key is the hash of what the first look at a picture depends on, as of rows that are kept; what
+    the visits draw is in the metadata. Both name a training's data.
+    """
+    given = rows_of(
+        to_encode(artifacts.buckets, artifacts.conditions, artifacts.condition_pictures)
+    )
+    rows = []
+    for picture in given:
+        kind = kind_of(picture, params.family)
+        parts = {} if kind in COLUMNS else identity_of(autoencoder, digest, params)
+        factor = 1 if kind in COLUMNS else autoencoder.spatial_factor
+        channels = {"masks": 1, "pixels": 3}.get(kind, autoencoder.latent_channels)
+        shape = (channels, picture["height"] // factor, picture["width"] // factor)
+        rows.append(manifest_row(picture, key_of(described(parts, kind, picture)), "", shape))
+    metadata = {"encoder": digest, "family": params.family, BATCH_SIZE: str(params.batch_size)}
+    metadata |= drawn.to_metadata()
+    write_table(artifacts.latents, to_table(rows, "latents"), "latents", metadata)
+    return (
+        "nothing encoded: data.cache_latents is false, so training opens and encodes each of "
+        f"{len(rows)} pictures at each visit"
+    )
 
 
 def encode(
@@ -97,7 +132,7 @@ def encode(
     load = partial(load_encoder, params, artifacts.vae, device)
     probed = Probe(probe, generation)
     works = {"latents": work_of(params, encoder, load, probed, device, params.decode_workers)}
-    works |= {kind: copying(kind, params) for kind in COLUMNS}
+    works |= {kind: work_of_copies(kind, params) for kind in COLUMNS}
     return manifest.complete(root, to_table(rows, "latents"), metadata, tables, ByKind(works))
 
 
@@ -149,12 +184,7 @@ def tables_of(
         table, name = table_name(kind, columns), key_of(described(parts[kind], kind, picture))
         known[table] = kind, columns
         wanted.setdefault((table, picture["role"] == "masked"), {})[name] = picture
-        channels, height, width = next(iter(columns.values())).shape
-        rows.append(
-            {column: picture[column] for column in CARRIED}
-            | {"key": name, "table": table, "channels": channels}
-            | {"height": height, "width": width, **sizes(picture)}
-        )
+        rows.append(manifest_row(picture, name, table, next(iter(columns.values())).shape))
     tables = []
     for (table, _), items in sorted(wanted.items()):
         kind, columns = known[table]
@@ -163,7 +193,19 @@ def tables_of(
     return tables, rows
 
 
-def copying(kind: str, params: Params) -> Work[Bucketed]:
+def manifest_row(
+    picture: Bucketed, name: str, table: str, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return the row of LATENTS of a picture, whose own row is `name` in `table`."""
+    channels, height, width = shape
+    return (
+        {column: picture[column] for column in CARRIED}
+        | {"key": name, "table": table, "channels": channels}
+        | {"height": height, "width": width, **sizes(picture)}
+    )
+
+
+def work_of_copies(kind: str, params: Params) -> Work[Bucketed]:
     """Return what fills the tables of a kind that no encoder fills."""
     load = partial(load_copier, kind, params)
     copies, channels = load(), 1 if kind == "masks" else 3
@@ -213,18 +255,14 @@ def picture_encoder(
 
     Of a picture with its mask, (H, W, 4), it encodes what the mask leaves: 0 elsewhere.
     """
-    dtype = getattr(torch, params.dtype)
-    place = next(autoencoder.parameters()).device
+    encode_batch = encoding(autoencoder, getattr(torch, params.dtype))
+    identity, size = identity_of(autoencoder, digest, params), params.batch_size
+    return encoder_of(pictures_of(params), encode_batch, identity, size, params.threads, device)
 
-    def encode_batch(batch: Inputs) -> Rows:
-        inputs = torch.from_numpy(batch).to(place).permute(0, 3, 1, 2).to(torch.float32)
-        images = (inputs[:, :3] / 127.5 - 1) * (1 - inputs[:, 3:].sum(1, keepdim=True))
-        rows = autoencoder.encode_rows(images.to(dtype).contiguous())
-        return {name: values.to(dtype).float().cpu().numpy() for name, values in rows.items()}
 
-    identity = {"encoder": digest, "convention": autoencoder.CONVENTION, "dtype": params.dtype}
-    size, threads = params.batch_size, params.threads
-    return encoder_of(pictures_of(params), encode_batch, identity, size, threads, device)
+def identity_of(autoencoder: Autoencoder, digest: str, params: Params) -> dict[str, str]:
+    """Name what of an autoencoder its rows depend on, but for its code."""
+    return {"encoder": digest, "convention": autoencoder.CONVENTION, "dtype": params.dtype}
 
 
 def probe_picture(autoencoder: Autoencoder) -> Inputs:

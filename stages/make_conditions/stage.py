@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from stages import launch, pixels
-from stages.artifacts import read_table, staging, write_table
+from stages.artifacts import extra_metadata, read_table, staging, write_table
 from stages.conditions.making import GIVEN, Maker, maker_of
 from stages.known_pictures import cut_to_bucket
 from stages.params.methods import Controlnet
@@ -21,6 +21,7 @@ from stages.params.read import key
 from stages.picture_rows import GEOMETRY, Bucketed
 from stages.rows.keys import row_key
 from stages.tables import to_table
+from stages.visit_geometry import Drawn
 
 METHOD = "controlnet"  # of training.method; others follow no pictures
 SUFFIX = ".png"
@@ -65,18 +66,24 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
         if asked.conditioning_type == "depth":
             launch.use_threads(params.threads)
         maker = maker_of(asked)
-        targets = [
-            row
-            for row in read_table(artifacts.buckets, "buckets").to_pylist()
-            if row["role"] == "target"
-        ]
-        names = [picture_name(target, maker) for target in targets]
-        num_made = make(params, folder, maker, dict(zip(names, targets, strict=True)))
-        rows = [condition_row(*each, folder) for each in zip(targets, names, strict=True)]
+        buckets = read_table(artifacts.buckets, "buckets")
+        targets = [row for row in buckets.to_pylist() if row["role"] == "target"]
+        drawn = Drawn.from_metadata(extra_metadata(buckets))
+        shown = [whole(row) for row in targets] if drawn and drawn.crop else targets
+        names = [picture_name(target, maker) for target in shown]
+        num_made = make(params, folder, maker, dict(zip(names, shown, strict=True)))
+        together = zip(targets, shown, names, strict=True)
+        rows = [condition_row(*each, folder) for each in together]
     for path in set(folder.iterdir()) - {folder / row["path"] for row in rows}:
         path.unlink()
     write_table(artifacts.conditions, to_table(rows, "buckets"), "buckets")
     print(f"{len(rows)} condition pictures, {num_made} of them new")  # noqa: T201
+
+
+def whole(target: Bucketed) -> dict[str, Any]:
+    """Return a target that is resized and not cut: of it every visit cuts another part."""
+    size = {"width": target["resize_width"], "height": target["resize_height"]}
+    return {**target, **size, "crop_left": 0, "crop_top": 0}
 
 
 def picture_name(target: Bucketed, maker: Maker) -> str:
@@ -106,16 +113,17 @@ def make(params: Params, folder: Path, maker: Maker, targets: Mapping[str, Bucke
     return len(missing)
 
 
-def condition_row(target: Bucketed, name: str, folder: Path) -> dict[str, Any]:
-    """Return the row of a condition picture, which has the size of its bucket already."""
+def condition_row(target: Bucketed, shown: Bucketed, name: str, folder: Path) -> dict[str, Any]:
+    """Return the row of a condition picture, which is made of what is `shown` of its target."""
     image = pixels.open_rgb((folder / name).read_bytes()).image
-    width, height = target["width"], target["height"]
+    width, height = shown["width"], shown["height"]
     if image.size != (width, height):
         raise ValueError(
             f"{folder / name} is {image.width}x{image.height} pixels, but its target is cut to "
             f"{width}x{height}: delete it and run `dvc repro`"
         )
-    geometry = {"resize_width": width, "resize_height": height, "crop_left": 0, "crop_top": 0}
+    geometry = {"resize_width": width, "resize_height": height}
+    geometry |= {name: target[name] - shown[name] for name in ("crop_left", "crop_top")}
     original = {"original_width": width, "original_height": height, "flipped": False}
     content = pixels.content_hash(image)
     return {**target, "role": "condition", "path": name, "content": content, **geometry, **original}

@@ -48,7 +48,7 @@ class Data:
     min_bucket_images: int = number(1, at_least=1)  # pictures to train on in a bucket
     crop: str = choice("center", "center", "random", "focal")  # what of a picture is kept
     crop_variants: int = number(1, at_least=1)  # random crops of each picture, each a cached row
-    flip: bool = False  # mirrored rows too: twice as many
+    flip: bool = False  # mirrored rows too: twice as many; not cached: half of the visits
     seed: int = number(0, at_least=0)  # of random crops, shuffled tags and wildcards
     validation_fraction: float = number(0.03, at_least=0, below=1)  # of the pictures, by content
     exact_duplicates: str = choice("keep", "keep", "exclude")  # all but one of equal samples
@@ -58,7 +58,7 @@ class Data:
     leakage: str = choice("report", "report", "exclude")  # near duplicates of training pictures
     max_bad_fraction: float = number(0.02, at_least=0, at_most=1)  # unreadable; above: failure
     max_missing_caption_fraction: float = number(0.02, at_least=0, at_most=1)  # above: failure
-    cache_latents: bool = True  # encode once and keep the rows
+    cache_latents: bool = True  # encode once and keep the rows; false: at each visit, in training
     store: str | None = None  # place of the row store; null: beside DVC's cache
     cache_dir: str | None = None  # another name of data.store, which `use` moves it into
 
@@ -120,6 +120,11 @@ class Data:
             raise ValueError(
                 f"data.crop_variants: {self.crop_variants} given, but data.crop {self.crop!r} "
                 "gives the same each time: set data.crop to 'random'"
+            )
+        if self.crop_variants > 1 and not self.cache_latents:
+            raise ValueError(
+                f"data.crop_variants: {self.crop_variants} given, but without data.cache_latents "
+                "each visit draws a crop of its own: set crop_variants to 1"
             )
         if self.min_bucket_images > 1 and self.small_buckets == "keep":
             raise ValueError(

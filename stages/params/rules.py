@@ -48,7 +48,6 @@ NO_PICTURES = (
 AVAILABLE: dict[str, tuple[Any, ...]] = {
     "training.method": ("full_finetune", "lora", "dreambooth", "controlnet"),
     "training.editing": (None, "kontext", "fill"),
-    "data.cache_latents": (True,),
     "hardware.mixed_precision": ("no", "bf16"),
 }
 

@@ -46,11 +46,15 @@ class Use:
 
 
 def keys_by_table(manifest: pa.Table) -> dict[str, list[str]]:
-    """Return the distinct keys of each row table that a manifest names."""
+    """Return the distinct keys of each row table that a manifest names.
+
+    Rows that training makes are in no table.
+    """
     keys: dict[str, dict[str, None]] = {}
     pairs = zip(manifest["table"].to_pylist(), manifest["key"].to_pylist(), strict=True)
     for table, key in pairs:
-        keys.setdefault(table, {})[key] = None
+        if table:
+            keys.setdefault(table, {})[key] = None
     return {table: list(distinct) for table, distinct in sorted(keys.items())}
 
 

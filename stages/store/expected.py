@@ -24,6 +24,7 @@ from stages.rows.keys import parts_text
 from stages.rows.layout import STORED
 from stages.store.tables import LATENTS, PROMPTS, read_manifests
 from stages.tables import latent_name
+from stages.visit_geometry import Drawn
 
 BUCKETS, CAPTIONS = Path("data/buckets.parquet"), Path("data/captions.parquet")
 CONDITIONS = Path("data/conditions.parquet")  # pictures made for a ControlNet
@@ -63,11 +64,13 @@ class Expected:
 
 
 def expected_pictures(params: Params, workspace: Path = Path()) -> list[Expected]:
-    """Return the rows that encode_images needs.
+    """Return the rows that encode_images needs: none where training encodes.
 
     Raises:
         FileNotFoundError: bucket or prepare_base has not run.
     """
+    if not keeps_pictures(workspace):
+        return []
     buckets = read_table(workspace / BUCKETS, "buckets").to_pylist()
     made = read_table(workspace / CONDITIONS, "buckets").to_pylist()
     record = read_record(workspace / BASE / "vae.json")
@@ -87,6 +90,12 @@ def expected_pictures(params: Params, workspace: Path = Path()) -> list[Expected
             )
         )
     return found
+
+
+def keeps_pictures(workspace: Path = Path()) -> bool:
+    """Say whether pictures have rows at all, as data.cache_latents asks for."""
+    buckets = read_table(workspace / BUCKETS, "buckets")
+    return Drawn.from_metadata(extra_metadata(buckets)) is None
 
 
 def expected_captions(params: Params, workspace: Path = Path()) -> list[Expected]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.artifacts import read_table
 from stages.rows.uses import read_uses
-from stages.store.expected import Expected
+from stages.store.expected import Expected, keeps_pictures
 from stages.store.stored import SHOWN, Stored, StoredRows, stored_rows
 
 LEDGERS = tuple(Path(f"data/ledger/{name}.parquet") for name in ("ingest", "captions", "bucket"))
@@ -42,6 +42,9 @@ def explain(
     fates = list(_fates(_plain(asked), workspace))
     yield from fates
     if not keys and not fates:
+        if not keeps_pictures(workspace):
+            yield "data.cache_latents is false: training encodes pictures, and they have no rows"
+            return
         raise ValueError(
             f"{asked!r} is no picture of data/buckets.parquet, no caption of data/captions.parquet"
             " and no beginning of a key (6 hex digits or more): give a path as in the dataset, a"

@@ -111,8 +111,13 @@ class Batches:
 
     def at(self, step: int) -> list[Part]:
         """Return the micro-batches of the step after `step` finished ones, dealt in turn."""
-        parts = self.order.at(step)
+        parts = self.parts(step)
+        self._look_ahead(step)
         return self._dealt(parts, lambda place: self._batch(parts[place]))
+
+    def parts(self, step: int) -> list[MicroBatch]:
+        """Return the items of a step's micro-batches, in the order in which they are dealt."""
+        return self.order.at(step)
 
     def visits(self, steps: int) -> Indices:
         """Count how often each item is trained on in the first `steps` steps, (items,)."""
@@ -127,12 +132,22 @@ class Batches:
         ]
         return dealt + [Spare(make(place)) for place, does in counts.items() if not does]
 
+    def _look_ahead(self, step: int) -> None:
+        """Have the pictures of a step and of the next one opened, where none is cached."""
+        if not self.samples.latent_rows.looks_ahead:
+            return
+        for each in (step, step + 1):
+            parts = self.parts(each)
+            for place, _ in self.peers.dealt(len(parts)):
+                self.samples.expect(self._rows(parts[place]), parts[place].visits.tolist())
+
     def _names(self, part: MicroBatch) -> tuple[str, ...]:
         return tuple(self.samples.names[item] for item in part.items)
 
     def _batch(self, part: MicroBatch) -> Batch:
         names = self._names(part)
-        visits = list(zip(names, part.visits.tolist(), strict=True))
+        numbers = part.visits.tolist()
+        visits = list(zip(names, numbers, strict=True))
         rows, captions = self._rows(part), self._captions(part)
         latents = self._latents(rows, visits)
         noise = np.empty(latents.shape, np.float32)
@@ -154,9 +169,9 @@ class Batches:
             ).float(),
             weights=torch.from_numpy(self.samples.weights[part.items]),
             prior=torch.from_numpy(self.samples.prior[part.items]),
-            conditions=self.samples.conditions(rows, captions),
-            visits=tuple(part.visits.tolist()),
-            **self.samples.pictures(rows),
+            conditions=self.samples.conditions(rows, captions, numbers),
+            visits=tuple(numbers),
+            **self.samples.pictures(rows, numbers),
         )
 
     def _rows(self, part: MicroBatch) -> list[int]:
@@ -185,7 +200,7 @@ class Batches:
         self, rows: Sequence[int], visits: Sequence[tuple[str, int]]
     ) -> npt.NDArray[np.float32]:
         """Return the posterior's mean, or a draw from it that belongs to the visit."""
-        found = self.samples.latents(rows)
+        found = self.samples.latents(rows, [visit for _, visit in visits])
         mean = found["mean"]
         if self.posterior == "mean":
             return mean

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -16,16 +15,10 @@ from torch import Tensor
 
 from stages.params.roles import KEYS
 from stages.tables import PLACE, latent_name
+from stages.train.sources import Source
 
 ROWS = {"reference": ("reference",), "mask": ("mask", "masked"), "condition": ("condition",)}
 WHITE = 255  # of stored pixels
-
-
-class Rows(Protocol):
-    """What reads rows by their names."""
-
-    def take(self, names: Sequence[str], /) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the rows of these names, which have one shape."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,13 @@ class Companions:
     names: Mapping[str, Sequence[Sequence[str]]]
     shapes: Sequence[str]
 
-    def take(self, latent_rows: Rows, rows: Sequence[int]) -> dict[str, Any]:
-        """Return the fields of a Batch that these rows of one shape give."""
+    def take(
+        self, latent_rows: Source, rows: Sequence[int], visits: Sequence[int] | None
+    ) -> dict[str, Any]:
+        """Return the fields of a Batch that these rows of one shape give; `visits` as `Source`."""
         found = {
             role: [
-                take_picture(latent_rows, names)
+                take_picture(latent_rows, names, visits)
                 for names in zip(*(of[row] for row in rows), strict=True)
             ]
             for role, of in self.names.items()
@@ -57,9 +52,9 @@ class Companions:
 NO_COMPANIONS = Companions({}, ())
 
 
-def take_picture(latent_rows: Rows, names: Sequence[str]) -> Tensor:
+def take_picture(latent_rows: Source, names: Sequence[str], visits: Sequence[int] | None) -> Tensor:
     """Return latents (the posterior's mean), a mask in {0, 1} or pixels in [0, 1], (B, C, H, W)."""
-    found = latent_rows.take(names)
+    found = latent_rows.take(names, visits)
     if "pixels" in found:
         return torch.from_numpy(found["pixels"] / np.float32(WHITE))
     return torch.from_numpy(found["mask" if "mask" in found else "mean"])

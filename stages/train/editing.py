@@ -16,7 +16,6 @@ from stages.base_record import read_record
 from stages.params.training import Training
 from stages.train.batches import Batch
 from stages.train.random_masks import random_mask
-from stages.train.samples import Samples
 
 
 class Editing(Protocol):
@@ -120,12 +119,6 @@ def editing_of(
         return Fill()
     autoencoder = load_autoencoder(read_record(vae).folders["vae"], dtype).to(device)
     return RandomFill(autoencoder.eval().requires_grad_(False), seed)
-
-
-def pixels_of_a_cell(samples: Samples) -> int:
-    """Count the pixels along a side of a latent cell: the cached rows know both sizes."""
-    height = samples.latents([0])["mean"].shape[-2]
-    return int(samples.sizes[0, 4]) // height  # SIZES has the target's height there
 
 
 def fitting(denoiser: Denoiser, settings: Training, cell: int) -> Denoiser:

@@ -23,6 +23,18 @@ SHARED = (
     "randomness.py",
     "tokenizers.py",
 )  # of stages: what decides a batch, for others too
+OPENING = (  # of stages, too, where training opens and encodes the pictures itself
+    "bucketed_pictures.py",
+    "dataset/cells.py",
+    "dataset/files.py",
+    "dataset/tars.py",
+    "encoding/batch.py",
+    "known_pictures.py",
+    "picture_encoding.py",
+    "picture_rows.py",
+    "pixels.py",
+    "visit_geometry.py",
+)
 UNUSED = (  # of modelzoo: what encodes, samples, converts and checks, but never trains
     "__init__.py",
     "adapters/attach.py",
@@ -50,6 +62,7 @@ def parts_of(
     training: Training,
     settings: Mapping[str, Any],
     start: Path | None = None,
+    opens_pictures: bool = False,
 ) -> dict[str, Any]:
     """Name the data, the base, the parameters and the code that training depends on.
 
@@ -62,6 +75,7 @@ def parts_of(
         training: The section `training`.
         settings: Whatever else changes the weights' bits, by its key: seed, dtype, threads.
         start: The facts of the checkpoint to go on from, of another folder.
+        opens_pictures: Whether no rows of pictures are cached, see `live_latents`.
     """
     counted = canonical(dataclasses.asdict(training))
     del counted["checkpoint"]
@@ -71,7 +85,7 @@ def parts_of(
         "base": {path.name: read_record(path).digest for path in base},
         "training": counted,
         "settings": canonical(settings),
-        "code": _code_digest(),
+        "code": _code_digest(SHARED + OPENING if opens_pictures else SHARED),
         "torch": torch.__version__.partition("+")[0],  # whichever wheel
     }
 
@@ -88,13 +102,13 @@ def outcome(fingerprint: str, use: str) -> str:
     return hashlib.sha256(f"{fingerprint} {use}".encode()).hexdigest()
 
 
-def code() -> list[Path]:
+def code(shared: Iterable[str] = SHARED) -> list[Path]:
     """List the files of batches, trainer and denoisers, no more than dvc.yaml reruns training for.
 
     More would put a fingerprint into the outputs that changes while they stand.
     """
     trainer, models = Path(__file__).parent, Path(modelzoo.__file__).parent
-    return [trainer.parent / name for name in SHARED] + [
+    return [trainer.parent / name for name in shared] + [
         path
         for package in (trainer, models)
         for path in sorted(package.rglob("*.py"))
@@ -102,7 +116,7 @@ def code() -> list[Path]:
     ]
 
 
-def _code_digest() -> str:
+def _code_digest(shared: Iterable[str]) -> str:
     root = Path(modelzoo.__file__).parents[1]
-    lines = [f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n" for path in code()]
+    lines = [f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n" for path in code(shared)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

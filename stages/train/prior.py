@@ -37,10 +37,14 @@ class PriorBatches(Batches):
     dreambooth: Dreambooth
     of_class: Order | None
 
+    def parts(self, step: int) -> list[MicroBatch]:
+        """Return the items of the subject's micro-batches, then those of the class."""
+        return [part for parts in self._both(step) for part in parts]
+
     def at(self, step: int) -> list[Part]:
         """Return the subject's micro-batches of a step and those of the class."""
-        own = self.order.at(step)
-        of_class = own if self.of_class is None else self.of_class.at(step)
+        own, of_class = self._both(step)
+        self._look_ahead(step)
         num_own, num_class = (sum(len(part.items) for part in parts) for parts in (own, of_class))
         total, weight = num_own + num_class, self.dreambooth.prior_preservation_weight
         parts = [(part, False, total / num_own) for part in own]
@@ -52,13 +56,18 @@ class PriorBatches(Batches):
         counts = self.order.visits(steps)
         return counts if self.of_class is None else counts + self.of_class.visits(steps)
 
+    def _both(self, step: int) -> tuple[list[MicroBatch], list[MicroBatch]]:
+        own = self.order.at(step)
+        return own, own if self.of_class is None else self.of_class.at(step)
+
     def _weighed(self, part: MicroBatch, is_prior: bool, factor: float) -> Batch:
         batch = self._batch(part)
         if self.of_class is None and not is_prior:
             batch = replace(batch, prior=None)
         elif self.of_class is None:
             captions = [self._class_caption(caption) for caption in self._captions(part)]
-            conditions = self.samples.conditions(self._rows(part), captions)
+            visits = part.visits.tolist()
+            conditions = self.samples.conditions(self._rows(part), captions, visits)
             batch = replace(batch, conditions=conditions, prior=torch.ones(len(batch)).bool())
         return replace(batch, weights=batch.weights * factor)
 

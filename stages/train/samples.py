@@ -18,9 +18,14 @@ from torch import Tensor
 
 from stages.artifacts import extra_metadata, read_table
 from stages.base_record import read_record
+from stages.bucketed_pictures import to_encode
+from stages.picture_encoding import BATCH_SIZE
 from stages.rows.manifest import ManifestRows, open_latents, open_prompts
 from stages.tables import PLACE, SIZES, latent_name
 from stages.train.companions import NO_COMPANIONS, Companions, companions_of, refuse_unread
+from stages.train.live_latents import LiveRows, Opening
+from stages.train.sources import Source, Stored
+from stages.visit_geometry import Drawn
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -44,22 +49,27 @@ class Samples:
     prior: npt.NDArray[np.bool_]  # (items,) whether the base made it, for DreamBooth's prior
     row_names: Sequence[str]  # (rows,) in latent_rows
     sizes: npt.NDArray[np.int32]  # (rows, 6), the columns SIZES
-    latent_rows: ManifestRows
+    latent_rows: Source
     prompt_rows: ManifestRows
     companions: Companions = NO_COMPANIONS  # of the rows
     tokens: Callable[[Sequence[str]], Mapping[str, Tensor]] | None = None  # for text that learns
+    cell: int = 1  # pixels along a side of a latent's cell
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def latents(self, rows: Sequence[int]) -> dict[str, npt.NDArray[np.float32]]:
+    def latents(
+        self, rows: Sequence[int], visits: Sequence[int] | None = None
+    ) -> dict[str, npt.NDArray[np.float32]]:
         """Return the "mean" and, where the autoencoder has one, the "logvar" of the latents.
 
-        Each is (B, C, H, W); the rows are of one bucket.
+        Each is (B, C, H, W); the rows are of one bucket. `visits` are as in `Source`.
         """
-        return self.latent_rows.take([self.row_names[row] for row in rows])
+        return self.latent_rows.take(self._named(rows), visits)
 
-    def conditions(self, rows: Sequence[int], captions: Sequence[str]) -> dict[str, Tensor]:
+    def conditions(
+        self, rows: Sequence[int], captions: Sequence[str], visits: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """Return what a denoiser makes its conditioning of: rows of captions, sizes of pictures.
 
         Where text encoders learn, the captions' tokens are there too.
@@ -67,11 +77,22 @@ class Samples:
         prompts = self.prompt_rows.take(captions)
         text = {name: torch.from_numpy(values) for name, values in prompts.items()}
         tokens = {} if self.tokens is None else self.tokens(captions)
-        return {**text, **tokens, "sizes": torch.from_numpy(self.sizes[list(rows)])}
+        sizes = self.latent_rows.sizes(self._named(rows), visits, self.sizes[list(rows)])
+        return {**text, **tokens, "sizes": torch.from_numpy(sizes)}
 
-    def pictures(self, rows: Sequence[int]) -> dict[str, Any]:
+    def pictures(self, rows: Sequence[int], visits: Sequence[int] | None = None) -> dict[str, Any]:
         """Return references, mask and condition of the rows' targets, as a Batch names them."""
-        return self.companions.take(self.latent_rows, rows)
+        return self.companions.take(self.latent_rows, rows, visits)
+
+    def expect(self, rows: Sequence[int], visits: Sequence[int]) -> None:
+        """Have all that `latents` and `pictures` will ask for opened meanwhile."""
+        self.latent_rows.expect(self._named(rows), visits)
+        for of in self.companions.names.values():
+            for row, visit in zip(rows, visits, strict=True):
+                self.latent_rows.expect(of[row], [visit] * len(of[row]))
+
+    def _named(self, rows: Sequence[int]) -> list[str]:
+        return [self.row_names[row] for row in rows]
 
     @property
     def sample_of_name(self) -> dict[str, str]:
@@ -95,6 +116,14 @@ class Manifests:
     captions: Path = Path("data/captions.parquet")
     vae: Path = Path("data/base/vae.json")
     text_encoder: Path = Path("data/base/text_encoder.json")
+    buckets: Path = Path("data/buckets.parquet")  # this and what follows where nothing is cached
+    conditions: Path = Path("data/conditions.parquet")
+    condition_pictures: Path = Path("data/conditions")
+
+    @property
+    def drawn(self) -> Drawn | None:
+        """What visits draw of their pictures; None where the store has the rows."""
+        return Drawn.from_metadata(extra_metadata(read_table(self.latents, "latents")))
 
 
 def open_samples(
@@ -103,6 +132,7 @@ def open_samples(
     resolution: int,
     root: str,
     roles: Collection[str] = (),
+    opening: Opening | None = None,
 ) -> dict[str, Samples]:
     """Open the items of each split, "train" and "validation".
 
@@ -112,6 +142,7 @@ def open_samples(
         resolution: `data.resolution`, at which an item is named by its sample alone.
         root: The row store; rows that it lacks are encoded first.
         roles: What the training reads beside targets, see `roles_read`.
+        opening: How pictures are opened where they are not cached.
 
     Raises:
         ValueError: The rows were made by another base or are of other roles, a sample has no
@@ -124,7 +155,7 @@ def open_samples(
     refuse_unread(manifests.latents, latents, roles)
     captions = _captions(manifests.captions)
     _refuse_gaps(manifests, latents, prompts, captions)
-    latent_rows = open_latents(manifests.latents, root)
+    latent_rows = _source(manifests, latents, root, opening)
     prompt_rows = open_prompts(manifests.prompts, root)
     targets = latents.filter(pc.equal(latents["role"], "target"))
     splits = {}
@@ -134,6 +165,18 @@ def open_samples(
         splits[split] = _samples(part, captions, resolution, latent_rows, prompt_rows, companions)
     _refuse_empty(manifests.latents, splits)
     return splits
+
+
+def _source(manifests: Manifests, latents: pa.Table, root: str, opening: Opening | None) -> Source:
+    """Return the store's rows, or what makes them where encode_images has left it to training."""
+    drawn = Drawn.from_metadata(extra_metadata(latents))
+    if drawn is None:
+        return Stored(open_latents(manifests.latents, root))
+    assert opening is not None, "a training says how its pictures are opened"
+    made = (manifests.conditions, manifests.condition_pictures)
+    pictures = to_encode(manifests.buckets, *made)
+    batch_size = int(extra_metadata(latents)[BATCH_SIZE])
+    return LiveRows(pictures, drawn, opening, manifests.vae, batch_size)
 
 
 def _captions(path: Path) -> dict[str, list[str]]:
@@ -149,7 +192,7 @@ def _samples(
     part: pa.Table,
     captions: Mapping[str, Sequence[str]],
     resolution: int,
-    latent_rows: ManifestRows,
+    latent_rows: Source,
     prompt_rows: ManifestRows,
     companions: Companions,
 ) -> Samples:
@@ -177,7 +220,15 @@ def _samples(
         latent_rows=latent_rows,
         prompt_rows=prompt_rows,
         companions=companions,
+        cell=_cell(part),
     )
+
+
+def _cell(targets: pa.Table) -> int:
+    """Count the pixels along a side of a latent's cell: the manifest has both sizes."""
+    if not targets.num_rows:
+        return 1
+    return int(targets["target_height"][0].as_py()) // int(targets["height"][0].as_py())
 
 
 def _names(items: Collection[tuple[str, int]], resolution: int) -> list[str]:

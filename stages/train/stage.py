@@ -26,9 +26,10 @@ from stages.train.bad_steps import BadSteps
 from stages.train.batches import Batches
 from stages.train.checkpoints import FACTS, LOCK, Checkpoints, checkpoint_folder
 from stages.train.compiling import compile_blocks
-from stages.train.editing import editing_of, fitting, pixels_of_a_cell
+from stages.train.editing import editing_of, fitting
 from stages.train.fingerprint import fingerprint, outcome, parts_of
 from stages.train.grids import open_grids
+from stages.train.live_latents import opening_of
 from stages.train.live_text import TextBase, add_live_text, section_of, with_tokens
 from stages.train.lock import held
 from stages.train.method import Method
@@ -69,6 +70,10 @@ class Params:
     processes: int = key("hardware.processes")
     sharding: str = key("hardware.sharding")
     store: str | None = key("data.store", tracked=False)
+    train_path: str = key("data.train_path", tracked=False)  # where pictures are not cached
+    background: str = key("data.background", tracked=False)  # likewise, as the two below
+    max_pixels: int = key("data.max_pixels", tracked=False)
+    decode_workers: int = key("hardware.decode_workers", tracked=False)
     tracking: Tracking = key("tracking", tracked=False)
 
 
@@ -124,7 +129,9 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
     folder = checkpoint_folder(root, fingerprint(parts))
     roles = roles_read(settings)
     with peers.first():  # missing rows are encoded once
-        splits = open_samples(artifacts.manifests, params.family, params.resolution, root, roles)
+        splits = open_samples(
+            artifacts.manifests, params.family, params.resolution, root, roles, opening_of(params)
+        )
     if section_of(settings) is not None:
         splits = with_tokens(splits, text_base(params, artifacts))
     scheduler = read_record(artifacts.scheduler).folders["scheduler"] / "scheduler_config.json"
@@ -141,7 +148,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         epochs=settings.epochs,
     )
     grids = open_grids(params.tracking.samples, artifacts.params, artifacts.denoiser.parent)
-    state = create_state(params, artifacts, method, peers, pixels_of_a_cell(splits["train"]))
+    state = create_state(params, artifacts, method, peers, splits["train"].cell)
     refuse_unread_guidance(settings.objective.guidance, state.model.denoiser)
     batches = Batches(
         samples=splits["train"],
@@ -262,6 +269,7 @@ def parts_of_training(params: Params, artifacts: Artifacts) -> dict[str, Any]:
             "hardware.sharding": params.sharding,
         },
         start=start and start / FACTS,
+        opens_pictures=manifests.drawn is not None,
     )
 
 

@@ -56,7 +56,8 @@ class Trainer:
                 announce(self.checkpoints.folder, self.params.name, self.parts)
             self.checkpoints.restore(self.state)
             if self.state.step < self.plan.steps:
-                self._train(stopping, run)
+                with self.batches.samples.latent_rows.reading():
+                    self._train(stopping, run)
             if peers.is_first:
                 hooks.log_curves(run, self.state.history)
             self._write(run)

@@ -30,6 +30,7 @@ DIGITS = Params(
     crop_variants=1,
     flip=False,
     seed=0,
+    is_cached=True,
 )
 PHOTOS = replace(DIGITS, resolution=1024, steps=64, min_side=512, max_side=2048)
 

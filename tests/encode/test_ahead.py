@@ -15,7 +15,7 @@ import pytest
 
 from stages.encoding.ahead import ReadAhead, open_pool
 
-OPENING = "import stages.encode_images.pictures, stages.encoding.workers, sys; print(*sys.modules)"
+OPENING = "import stages.bucketed_pictures, stages.encoding.workers, sys; print(*sys.modules)"
 
 
 def slowly(number):

@@ -141,7 +141,10 @@ def test_a_folder_in_what_dvc_makes_or_holds_is_accepted(digits: Use, whole: str
         ([*LORA, "training.lora.kind=loha", "training.lora.use_dora=true"], "set use_dora to Fal"),
         (["model.type=sdxl"], r"model\.unet is null, but model\.from_scratch needs its sizes"),
         (["model.type=flux3"], r"model\.type: 'flux3' given"),
-        (["data.cache_latents=false"], "False cannot be run yet; available: True"),
+        (
+            ["data.cache_latents=false", "data.crop=random", "data.crop_variants=2"],
+            r"crop_variants: 2 given, .* each visit draws a crop of its own: set crop_variants to",
+        ),
         (["hardware.mixed_precision=fp16"], "'fp16' cannot be run yet; available: 'no' and 'bf16'"),
         (["training.objective.type=ddpm"], r"objective\.type: 'ddpm' given, .* 'flow_matching'"),
         (["model.scheduler.type=ddpm"], r"scheduler\.type: 'ddpm' given, .* has 'flow_matching'"),

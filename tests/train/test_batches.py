@@ -13,6 +13,7 @@ from stages.train.batches import Batches, Prefetch
 from stages.train.objectives import FlowMatching
 from stages.train.order import Order
 from stages.train.samples import Samples
+from stages.train.sources import Stored
 
 NAMES = [f"id{i}" for i in range(13)]
 
@@ -54,7 +55,7 @@ def samples(num_latents=1, num_captions=1, has_variance=True):
         prior=np.zeros(13, np.bool_),
         row_names=[f"{item}/{variant}" for item, variant in rows],
         sizes=np.array([[item, variant, 0, 0, 0, 0] for item, variant in rows], np.int32),
-        latent_rows=Latents(has_variance),
+        latent_rows=Stored(Latents(has_variance)),
         prompt_rows=Prompts(),
     )
 

@@ -1,4 +1,4 @@
-"""Open pictures for the encoder; other processes do it, so this imports neither torch nor lance."""
+"""Open pictures for an encoder; other processes do it, so this imports neither torch nor lance."""
 
 from __future__ import annotations
 
