@@ -35,7 +35,7 @@ class Companions:
     shapes: Sequence[str]
 
     def take(
-        self, latent_rows: Source, rows: Sequence[int], visits: Sequence[int] | None
+        self, latent_rows: Source, rows: Sequence[int], visits: Sequence[int] | None = None
     ) -> dict[str, Any]:
         """Return the fields of a Batch that these rows of one shape give; `visits` as `Source`."""
         found = {

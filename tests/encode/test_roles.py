@@ -20,6 +20,8 @@ from modelzoo.flux.v2.conditioning import prepare_fill_conditioning
 from modelzoo.flux.v2.model import cells
 from stages import pixels
 from stages.artifacts import read_table, write_table
+from stages.base_record import Part, write_record
+from stages.bucketed_pictures import to_encode
 from stages.encode_images import stage as encode_images
 from stages.rows.manifest import open_latents
 from stages.store.clean import find_unused
@@ -28,7 +30,10 @@ from stages.store.report import forecast
 from stages.store.stored import StoredRows
 from stages.store.tables import named_keys
 from stages.tables import latent_name, to_table
+from stages.train import live_latents
 from stages.train.companions import companions_of
+from stages.train.sources import Stored
+from stages.visit_geometry import Drawn
 from tests.data.bucketing import DIGITS, bucket, image_row
 from tests.encode.workspaces import LATENTS, PICTURES, VAE, all_rows, encode_pictures
 
@@ -45,6 +50,9 @@ class Unshuffled:
 
     def parameters(self):
         yield torch.zeros(1)
+
+    def to(self, device):
+        return self
 
     def encode_rows(self, images):
         return {"mean": functional.pixel_unshuffle(images, 2)}
@@ -101,15 +109,55 @@ def encoded(tmp_path, monkeypatch, request):
     targets = manifest.filter([role == "target" for role in manifest["role"].to_pylist()])
     roles = ("reference", "mask", "condition")
     companions = companions_of(files.latents, manifest, targets, roles)
-    return targets.to_pylist(), open_latents(files.latents, None), companions
+    return targets.to_pylist(), Stored(open_latents(files.latents, None)), companions
+
+
+@pytest.fixture(params=["flux2", "sdxl"])
+def live(tmp_path, monkeypatch, request):
+    """Targets, companions and what makes their rows, where each visit cuts and mirrors anew."""
+    monkeypatch.chdir(tmp_path)
+    once = dataclasses.replace(VARIED, crop_variants=1, is_cached=False)
+    artifacts = bucket(tmp_path, dataset(tmp_path / "pictures"), once).artifacts
+    params = dataclasses.replace(PICTURES, family=request.param)
+    Path("data").mkdir()
+    files = encode_images.Artifacts(artifacts.buckets, Path("vae.json"), tmp_path / LATENTS.name)
+    write_table(files.conditions, to_table([], "buckets"), "buckets")
+    drawn = Drawn(crop=True, flip=True)
+    encode_images.leave_to_training(drawn, Unshuffled(), "digest", params, files)
+    manifest = read_table(files.latents, "latents")
+    targets = manifest.filter([role == "target" for role in manifest["role"].to_pylist()])
+    companions = companions_of(files.latents, manifest, targets, ("reference", "mask", "condition"))
+    write_record(files.vae, {"vae": Part("Unshuffled", tmp_path, "digest")}, {})
+    monkeypatch.setattr(live_latents, "load_autoencoder", lambda *_: Unshuffled())
+    opening = live_latents.Opening(
+        encode_images.pictures_of(params), request.param, torch.float32, 0, 1, 0
+    )
+    given = to_encode(files.buckets, files.conditions, files.condition_pictures)
+    rows = live_latents.LiveRows(given, drawn, opening, files.vae, 4)
+    return targets.to_pylist(), rows, companions
 
 
 def test_what_belongs_to_a_target_shows_the_same_part_mirrored_alike(encoded):
-    targets, latent_rows, companions = encoded
+    targets = encoded[0]
+    assert len(targets) == len(SHAPES) * 2 * 4  # resolutions, two crops and their mirror images
+    looks = [(place, None) for place in range(len(targets))]
+    assert shown_alike(*encoded, looks) == {False, True}
+
+
+def test_what_belongs_to_a_target_shows_the_same_part_at_each_visit(live):
+    assert len(live[0]) == len(SHAPES) * 2  # resolutions
+    looks = [(place, [visit]) for place in range(len(live[0])) for visit in range(5)]
+    assert shown_alike(*live, looks) == {False, True}
+
+
+def shown_alike(targets, latent_rows, companions, looks):
+    """Hold what each look shows of a target's pictures together; say which are mirrored."""
     mirrored = set()
-    for place, row in enumerate(targets):
-        (target,) = seen(torch.from_numpy(latent_rows.take([latent_name(row)])["mean"]))
-        got = companions.take(latent_rows, [place])
+    for place, visits in looks:
+        row = targets[place]
+        found = latent_rows.take([latent_name(row)], visits)
+        (target,) = seen(torch.from_numpy(found["mean"]))
+        got = companions.take(latent_rows, [place], visits)
         assert torch.equal(seen(got["references"][0])[0], target)
         condition = got["condition"][0]
         if condition.shape[0] == 3:
@@ -131,8 +179,7 @@ def test_what_belongs_to_a_target_shows_the_same_part_mirrored_alike(encoded):
         for picture in (other, target, condition):
             assert round(picture[2].mean().item(), 3) == 20 * int(row["sample_id"][1])
         mirrored.add(falls[0])
-    assert mirrored == {False, True}
-    assert len(targets) == len(SHAPES) * 2 * 4  # resolutions, two crops and their mirror images
+    return mirrored
 
 
 def test_references_of_other_shapes_are_not_in_one_batch(encoded):
