@@ -45,7 +45,7 @@ TRAINING = {
 DATA = {
     "train_path": "pictures",
     "resolution": 32,
-    "bucket_resolution_steps": 8,
+    "bucket_resolution_steps": 16,
     "min_bucket_resolution": 16,
     "max_bucket_resolution": 64,
     "validation_fraction": 0.3,
@@ -92,9 +92,7 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(values).resize(size, Image.Resampling.BICUBIC).save(path)
 
-    def prepare(
-        self, data: dict[str, Any], training: dict[str, Any], workers: int = 0, **hardware: Any
-    ) -> Params:
+    def prepare(self, data: dict[str, Any], training: dict[str, Any], **hardware: Any) -> Params:
         """Run the stages before training, and read what it reads."""
         given = {"references": [], **DATA, **data, "store": str(Path("store").absolute())}
         left = {
@@ -102,7 +100,7 @@ class World:
         }
         for folder in left:
             shutil.rmtree(Path("pictures") / folder, ignore_errors=True)
-        hardware = {"threads": 1, "encode_batch_size": 4, "decode_workers": workers, **hardware}
+        hardware = {"threads": 1, "encode_batch_size": 4, "decode_workers": 0, **hardware}
         tree = {
             "experiment": {"name": "toy", "output_dir": "outputs/toy", "seed": 1},
             "model": {"type": self.family, "dtype": "float32"},
@@ -134,22 +132,22 @@ def outcome() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("family", "of_data", "of_training", "workers"),
+    ("family", "of_data", "of_training", "hardware"),
     [
-        ("flux2", *KONTEXT, 0),
-        ("flux2", *FILL, 1),
-        ("flux2", *GREY, 0),
-        ("sdxl", *SDXL_GREY, 0),
+        ("flux2", *KONTEXT, {}),
+        ("flux2", *FILL, {"decode_workers": 1, "threads": 2}),
+        ("flux2", *GREY, {}),
+        ("sdxl", *SDXL_GREY, {}),
     ],
 )
 def test_a_fixed_look_trains_to_the_bytes_of_cached_rows(
-    world, family, of_data, of_training, workers
+    world, family, of_data, of_training, hardware
 ):
     here = world(family)
-    run(here.prepare(of_data, of_training))
+    run(here.prepare(of_data, of_training, **hardware))
     cached = outcome()
     shutil.rmtree("store")  # with its checkpoints
-    run(here.prepare({**of_data, "cache_latents": False}, of_training, workers))
+    run(here.prepare({**of_data, "cache_latents": False}, of_training, **hardware))
     assert outcome() == cached
     assert {place.kind for place in list_tables("store")} == {"text", "probes"}
 
@@ -204,7 +202,7 @@ def test_a_reference_of_another_size_keeps_its_middle_and_is_mirrored_with_its_t
 
 
 def test_what_a_step_trains_on_depends_on_no_step_before_it(world):
-    params = world("flux2").prepare({**RANDOM, "mask": "mask"}, FILL[1], workers=1)
+    params = world("flux2").prepare({**RANDOM, "mask": "mask"}, FILL[1], decode_workers=1)
     whole, resumed = create_trainer(params).batches, create_trainer(params).batches
     with whole.samples.latent_rows.reading():
         steps = [whole.at(step) for step in range(6)]
