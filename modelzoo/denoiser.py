@@ -86,6 +86,14 @@ class Denoiser(ABC):
             ValueError: A row is missing, or guidance is given to a model that does not embed it.
         """
 
+    @abstractmethod
+    def row_shapes(self, lengths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of a sample's rows, as `conditioning` takes them, without B.
+
+        Args:
+            lengths: Tokens of a text, padding included, by kind of text encoder ("t5").
+        """
+
     def with_pictures(
         self,
         conditioning: Any,

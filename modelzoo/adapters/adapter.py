@@ -134,6 +134,11 @@ def config_of(network: nn.Module) -> Any:
     return network.peft_config[NAME]  # type: ignore[index]
 
 
+def has_adapters(network: nn.Module) -> bool:
+    """Tell whether adapters were added; this alone does not load peft."""
+    return hasattr(network, "peft_config")
+
+
 def adapted(network: nn.Module) -> dict[str, Any]:
     """Give the layers that have an adapter, by the name that they have without it."""
     tuned = peft().tuners.tuners_utils.BaseTunerLayer

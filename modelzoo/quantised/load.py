@@ -35,14 +35,20 @@ def load_quantised(kind: type[D], folder: Path, dtype: torch.dtype, quantisation
     denoiser = on_meta(kind, config, source, dtype)
     network = denoiser.network
     refuse_misfits(network, source)
+    chosen = put_packed(denoiser, quantisation)
+    _fill(network.to_empty(device="cpu"), chosen, source)
+    network.whole_weights = source  # type: ignore[assignment]
+    return denoiser
+
+
+def put_packed(denoiser: Denoiser, quantisation: str) -> dict[str, QuantisedLinear]:
+    """Put a packed layer, which has no weight yet, in place of each that is `quantisable`."""
     chosen = {
         name: QuantisedLinear(layer, quantisation) for name, layer in quantisable(denoiser).items()
     }
     for name, layer in chosen.items():
-        network.set_submodule(name, layer)
-    _fill(network.to_empty(device="cpu"), chosen, source)
-    network.whole_weights = source  # type: ignore[assignment]
-    return denoiser
+        denoiser.network.set_submodule(name, layer)
+    return chosen
 
 
 def quantisable(denoiser: Denoiser) -> dict[str, nn.Linear]:

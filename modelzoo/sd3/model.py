@@ -89,6 +89,11 @@ class SD3(Denoiser):
             )
         return SD3Conditioning(rows["context"].to(self.dtype), rows["pooled"].to(self.dtype))
 
+    def row_shapes(self, lengths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of "context" (L, D), CLIP's tokens before T5's, and "pooled" (P,)."""
+        context = lengths["clip_l"] + lengths["t5"], self.config.joint_attention_dim
+        return {"context": context, "pooled": (self.config.pooled_projection_dim,)}
+
     def blocks(self) -> Sequence[nn.Module]:
         """List the blocks, first to last."""
         return list(self.network.get_submodule("transformer_blocks").children())

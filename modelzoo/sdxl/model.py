@@ -87,6 +87,11 @@ class SDXL(Denoiser):
             sizes=rows["sizes"].float(),  # half precision would round 1023 pixels to 1024
         )
 
+    def row_shapes(self, lengths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of "context" (L, D), both CLIPs' side by side, and "pooled" (P,)."""
+        context = lengths["clip_l"], self.config.cross_attention_dim
+        return {"context": context, "pooled": (self.config.pooled_dim,)}
+
     def blocks(self) -> Sequence[nn.Module]:
         """List resnets and transformer blocks in the order in which they run."""
         parts = [part for part in self.network.modules() if isinstance(part, Layers)]

@@ -40,8 +40,8 @@ class LiveText(nn.Module):
     Args:
         family: `model.type`.
         parts: The learning text encoders by folder, such as "text_encoder_2".
-        tokenizer: All tokenizers of the family.
-        zero_empty: Whether the empty prompt's rows are zeros.
+        lengths: Tokens of each of the family's tokenizers, in their order, by kind.
+        empty: Tokens of the empty prompt, whose rows are zeros; None: it is as any other.
     """
 
     _empty: Tensor | None
@@ -50,16 +50,16 @@ class LiveText(nn.Module):
         self,
         family: str,
         parts: Mapping[str, PartEncoder],
-        tokenizer: PromptTokenizer,
-        zero_empty: bool,
+        lengths: Mapping[str, int],
+        empty: list[int] | None,
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         self._family = family
-        self._lengths = {kind: each.max_length for kind, each in tokenizer.tokenizers.items()}
+        self._lengths = dict(lengths)
         self._kinds = {part.encoder: part.kinds[0] for part in text_parts(family) if part.learns}
-        empty = torch.tensor(tokenizer.tokens("").ids) if zero_empty else None
-        self.register_buffer("_empty", empty, persistent=False)
+        ids = None if empty is None else torch.tensor(empty)
+        self.register_buffer("_empty", ids, persistent=False)
 
     def checkpoint_layers(self, is_on: bool) -> None:
         """Compute each layer anew in the backward pass instead of keeping what is inside it."""
@@ -127,7 +127,8 @@ def load_live_text(
         )
         for part in learning
     }
-    return LiveText(family, parts, tokenizer, zero_empty)
+    lengths = {kind: each.max_length for kind, each in tokenizer.tokenizers.items()}
+    return LiveText(family, parts, lengths, tokenizer.tokens("").ids if zero_empty else None)
 
 
 def learning_parts(family: str, encoder: TextEncoder) -> dict[str, PartEncoder]:

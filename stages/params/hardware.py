@@ -23,6 +23,7 @@ class Hardware:
     encode_batch_size: int = number(8, at_least=1)  # pictures or captions an encoder call
     encode_workers: str = choice("local", "local", "ray")  # who encodes: this process, or actors
     ray_address: str | None = None  # ray://host:port or auto; null: a cluster of this machine
+    preflight: str = choice("refuse", "refuse", "warn")  # where a prediction exceeds the machine
     decode_workers: int = number(1, at_least=0)  # processes that open pictures; 0: none besides
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from stages.rows.location import free_bytes
 from stages.rows.uses import Use, read_uses
 from stages.store.clean import Unused
 from stages.store.expected import Expected
-from stages.store.stored import StoredRows
+from stages.store.stored import distinct_rows, missing_rows
 from stages.store.tables import PROBES, Place, list_tables
 
 
@@ -38,11 +38,8 @@ def forecast(root: str, expected: Sequence[Expected]) -> Table:
     """Say how many rows encoding will add, and whether there is room."""
     lines = []
     for kind in sorted({row.kind for row in expected}):
-        rows = StoredRows(root, kind)
-        distinct = list(
-            {str(sorted(row.parts.items())): row for row in expected if row.kind == kind}.values()
-        )
-        lacking = [row for row in distinct if not rows.holds(row)]
+        distinct = distinct_rows(row for row in expected if row.kind == kind)
+        lacking = missing_rows(root, distinct)
         known = [row.num_bytes for row in lacking if row.num_bytes is not None]
         needed = size(sum(known)) if len(known) == len(lacking) else "not known before encoding"
         lines.append([kind, str(len(lacking)), str(len(distinct) - len(lacking)), needed])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -64,6 +64,17 @@ class StoredRows:
         """Say whether a row differs in nothing that is known."""
         found = self.nearest(wanted)
         return found is not None and not found[1]
+
+
+def distinct_rows(rows: Iterable[Expected]) -> list[Expected]:
+    """Return one of the rows that are made of the same."""
+    return list({(row.kind, str(sorted(row.parts.items()))): row for row in rows}.values())
+
+
+def missing_rows(root: str, rows: Sequence[Expected]) -> list[Expected]:
+    """Return those of distinct rows that the store at `root` lacks, as far as is known."""
+    stored = {kind: StoredRows(root, kind) for kind in {row.kind for row in rows}}
+    return [row for row in rows if not stored[row.kind].holds(row)]
 
 
 def stored_rows(root: str, kind: str | None = None) -> Iterator[Stored]:

@@ -186,17 +186,20 @@ class Checkpoints:
 
     def require_space(self, state: TrainState) -> None:
         """Raise ValueError when the disk has too little room for what will be kept of `state`."""
-        slots = 2 * 4 * state.holding.num_parameters  # AdamW's, unborn at first
-        files = state.tensors()
-        weights = sum(state.holding.num_bytes(files[name]) for name in files.keys() - {"optimizer"})
         num_more = max(1, self.settings.keep + 1 - len(list(self._newest_first())))
         num_more += self.settings.keep_best
-        needed, available = num_more * (slots + weights), shutil.disk_usage(self.folder).free
+        needed = num_more * sum(state.checkpoint_bytes().values())
+        available = shutil.disk_usage(self.folder).free
         if needed > available:
             raise ValueError(
                 f"{self.folder} has {available / 1e9:.1f} GB free, but {num_more} more checkpoints "
                 f"need {needed / 1e9:.1f} GB: free some, or point data.store to another disk"
             )
+
+    @property
+    def newest(self) -> Path | None:
+        """The folder of the newest checkpoint."""
+        return next(self._newest_first(), None)
 
     def _newest_first(self) -> Iterator[Path]:
         yield from sorted(self.folder.glob("step-*"), reverse=True)

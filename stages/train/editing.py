@@ -11,7 +11,7 @@ import torch
 from modelzoo.autoencoders import Autoencoder, load_autoencoder
 from modelzoo.denoiser import Denoiser
 from modelzoo.flux.components.conditions import fill_condition
-from modelzoo.flux.components.editing import fill_channels, fill_columns, widened_for_fill
+from modelzoo.flux.components.editing import fill_columns, kept_channels, widened_for_fill
 from stages.base_record import read_record
 from stages.params.training import Training
 from stages.train.batches import Batch
@@ -96,7 +96,7 @@ class RandomFill:
         dtype = next(self.autoencoder.parameters()).dtype
         pixels = self.autoencoder.decode(latents.to(dtype)).float().clamp(-1, 1)
         mask = torch.stack(masks).to(latents.device)
-        fill = fill_channels(pixels, mask, self.autoencoder, latents.device)
+        fill = kept_channels(pixels, mask, self.autoencoder, latents.device)
         return denoiser.with_pictures(conditioning, fill=fill)
 
     def _purposes(self, batch: Batch) -> list[tuple[str | int, ...]]:

@@ -70,6 +70,16 @@ def add_live_text(
     record = read_record(base.text_encoder)
     zero_empty = record.settings["zero_empty"]
     text = load_live_text(base.family, record.folders, base.open_tokenizers(), dtype, zero_empty)
+    let_learn(text, model, lora, base.family, seed)
+    return text
+
+
+def let_learn(text: LiveText, model: Model, lora: methods.Lora, family: str, seed: int) -> None:
+    """Add adapters to text encoders, new ones or `init_from`'s.
+
+    Raises:
+        ValueError: A pattern fits no layer, or `init_from` is of another model.
+    """
     adapter = adapter_of(lora)
     patterns = text_patterns(lora.text_target_modules)
     add_text_adapters(text.encoders, adapter, patterns, seed)
@@ -77,8 +87,7 @@ def add_live_text(
     names = [name for network in networks for name in adapted(network)]
     targets.choose(names, adapter.patterns, RANK_KEY)
     if lora.init_from is not None:
-        start_text_from(text.encoders, base.family, Path(lora.init_from))
-    return text
+        start_text_from(text.encoders, family, Path(lora.init_from))
 
 
 class CaptionTokens:

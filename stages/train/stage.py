@@ -17,7 +17,7 @@ from modelzoo.quantised.load import load_quantised
 from stages.artifacts import read_json, sha256_text
 from stages.base_record import read_record
 from stages.launch import use_threads
-from stages.params.read import key
+from stages.params.read import canonical, key
 from stages.params.roles import roles_read
 from stages.params.tracking import Tracking
 from stages.params.training import Training
@@ -34,9 +34,10 @@ from stages.train.live_text import TextBase, add_live_text, section_of, with_tok
 from stages.train.lock import held
 from stages.train.method import Method
 from stages.train.methods import METHODS
+from stages.train.model import Model
 from stages.train.objectives import OBJECTIVES
 from stages.train.offload import offload_blocks
-from stages.train.optimizers import create_optimizer
+from stages.train.optimizers import create_optimizer, slot_bytes
 from stages.train.order import Order
 from stages.train.peers import Peers
 from stages.train.plan import create_plan, micro_batch_sizes
@@ -166,6 +167,7 @@ def create_trainer(params: Params, artifacts: Artifacts = Artifacts()) -> Traine
         artifacts=artifacts,
         fingerprint=outcome(fingerprint(parts), settings.checkpoint.use),
         parts=parts,
+        parameters=parameters_digest(params),
         state=state,
         method=method,
         batches=batches,
@@ -203,14 +205,23 @@ def create_state(
         text = add_live_text(model, lora, text_base(params, artifacts), dtype, params.seed).train()
         text.checkpoint_layers(params.gradient_checkpointing)
         model.text = accelerator.prepare_model(text, evaluation_mode=True)
+    return assemble(model, method, params, peers, accelerator)
+
+
+def assemble(
+    model: Model, method: Method, params: Params, peers: Peers, accelerator: Accelerator
+) -> TrainState:
+    """Prepare a model that a method has built, and give it an optimizer."""
+    settings = params.training
     network = model.learner.train()
     network.gradient_checkpointing = params.gradient_checkpointing  # type: ignore[assignment]
     trainable = dict(method.trainable(model))
+    num_bytes = slot_bytes(trainable, settings.optimizer)
     peers.start_alike(trainable.values())
     shards = None
     if params.sharding == "full":
         names, trainable = list(trainable), {}  # lets go of what is to be divided
-        shards = Shards(network, denoiser.blocks(), names, accelerator.device, peers)
+        shards = Shards(network, model.denoiser.blocks(), names, accelerator.device, peers)
     if params.offload_blocks:
         offload_blocks(model, params.offload_blocks, accelerator.device)
     if params.compile:
@@ -226,6 +237,7 @@ def create_state(
     decay = None if settings.ema is None else settings.ema.decay
     state = TrainState(model, network, trainable, optimizer, accelerator, decay, peers, shards)
     state.history.bad = BadSteps(settings.max_bad_steps, settings.explosion_factor)
+    state.slot_bytes = num_bytes
     return state
 
 
@@ -256,21 +268,31 @@ def parts_of_training(params: Params, artifacts: Artifacts) -> dict[str, Any]:
         tables=[manifests.latents, manifests.prompts, manifests.captions],
         base=[artifacts.denoiser, artifacts.scheduler],
         training=params.training,
-        settings={
-            "experiment.seed": params.seed,
-            "data.resolution": params.resolution,
-            "model.type": params.family,
-            "model.dtype": params.dtype,
-            "hardware.mixed_precision": params.mixed_precision,
-            "hardware.compile": params.compile,
-            "hardware.gradient_checkpointing": params.gradient_checkpointing,
-            "hardware.threads": params.threads,
-            "hardware.processes": params.processes,
-            "hardware.sharding": params.sharding,
-        },
+        settings=settings_of(params),
         start=start and start / FACTS,
         opens_pictures=manifests.drawn is not None,
     )
+
+
+def settings_of(params: Params) -> dict[str, Any]:
+    """Return what changes the weights' bits beside the section `training`, by its key."""
+    return {
+        "experiment.seed": params.seed,
+        "data.resolution": params.resolution,
+        "model.type": params.family,
+        "model.dtype": params.dtype,
+        "hardware.mixed_precision": params.mixed_precision,
+        "hardware.compile": params.compile,
+        "hardware.gradient_checkpointing": params.gradient_checkpointing,
+        "hardware.threads": params.threads,
+        "hardware.processes": params.processes,
+        "hardware.sharding": params.sharding,
+    }
+
+
+def parameters_digest(params: Params) -> str:
+    """Hash the parameters of a training, by which its pre-flight is found again."""
+    return fingerprint({"training": canonical(params.training), **settings_of(params)})
 
 
 def choose(registry: Mapping[str, Part], name: str, given: str) -> Part:

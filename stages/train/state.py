@@ -56,6 +56,7 @@ class TrainState:
         self.ema = None if ema_decay is None else Ema(self.trainable, ema_decay)
         self.step = 0
         self.history = History()
+        self.slot_bytes = 0  # what the optimizer will remember, where it has not stepped yet
 
     @property
     def device(self) -> torch.device:
@@ -128,6 +129,12 @@ class TrainState:
         if self.ema is not None:
             files["ema"] = self.ema.average
         return files
+
+    def checkpoint_bytes(self) -> dict[str, int]:
+        """Return how large each file of a checkpoint is, whose slots may not be born yet."""
+        files = self.tensors()
+        sizes = {name: self.holding.num_bytes(tensors) for name, tensors in files.items()}
+        return sizes | ({} if files["optimizer"] else {"optimizer": self.slot_bytes})
 
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint holds beside tensors, as plain values."""

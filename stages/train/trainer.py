@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stages.rows.location import store_root
 from stages.tracking import Run, training_run
 from stages.train import hooks
 from stages.train.batches import Batches, Prefetch
 from stages.train.checkpoints import Checkpoints
 from stages.train.grids import Draw, Grids
 from stages.train.loop import Hook, every, fit
+from stages.train.measured import Stopwatch, record
 from stages.train.method import Method
 from stages.train.outputs import Report, write_outputs
 from stages.train.plan import Plan
@@ -35,6 +37,7 @@ class Trainer:
     artifacts: Artifacts
     fingerprint: str  # of the weights that are written
     parts: Mapping[str, Any]  # what the training is made of
+    parameters: str  # digest, by which its pre-flight is found
     state: TrainState
     method: Method
     batches: Batches
@@ -82,12 +85,15 @@ class Trainer:
         if state.peers.is_first:
             self.checkpoints.require_space(state)
         drawing = self._drawing(run)
+        stopwatch = Stopwatch(state)
         if not state.history.validations:
             state.history.validations.append(self.validation.measure(state))  # of the base
         with Prefetch(self.batches.at, last, state.device) as prefetched:
             after_step = self.after_step(stopping, run, drawing)
             fit(state, self.method, prefetched, self.plan, after_step)
         self.checkpoints.save(state, is_last=True)
+        if state.peers.is_first:
+            self._record(run, stopwatch)
         if not state.history.bad.is_finite:
             raise ValueError(state.history.bad.message(state.step))
 
@@ -117,6 +123,12 @@ class Trainer:
         if state.step == 0:
             draw(state)
         return [every(settings.every, self.plan.steps, draw)]
+
+    def _record(self, run: Run, stopwatch: Stopwatch) -> None:
+        """Keep what this training took, for whoever compares it with its pre-flight."""
+        if (newest := self.checkpoints.newest) is not None:
+            root = store_root(self.params.store)
+            record(run, root, self.parameters, stopwatch.read(newest))
 
     def _when_validating(self) -> list[Hook]:
         keeps_best = self.params.training.checkpoint.keep_best

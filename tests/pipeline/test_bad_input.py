@@ -63,6 +63,18 @@ def test_a_wrong_params_yaml_is_refused_before_anything_runs(
     assert restored.bytes("data") == before
 
 
+def test_what_the_disk_cannot_hold_is_refused_before_anything_is_encoded(
+    restored: Workspace,
+) -> None:
+    refused = edit(restored, "\n    keep: 2\n", "\n    keep: 1000000000\n")
+    named = ("checkpoints", "will be written", "training.checkpoint.keep", "hardware.preflight")
+    said = refused.lines("preflight: ")
+    assert refused.code != 0
+    assert all(words in said[-1] for words in named), refused.output
+    assert refused.ran() == ["check_params", "preflight"]
+    assert not (restored.root / "data/preflight_ok.txt").exists()
+
+
 def test_a_dataset_that_is_not_there_is_refused_before_anything_is_written(
     restored: Workspace,
 ) -> None:

@@ -35,7 +35,7 @@ def test_a_fresh_clone_killed_in_mid_training_reproduces_every_byte(
     assert not (clone.root / "data/train/summary.json").exists()
     before = ["check_params", "data/raw/dvc.yaml:make_digits", "prepare_base"]
     before += ["generate_class_images", "ingest", "check_captions", "bucket", "report_dataset"]
-    before += ["make_conditions", "encode_images", "encode_captions", "train"]
+    before += ["make_conditions", "preflight", "encode_images", "encode_captions", "train"]
     assert Finished(dvc.returncode, output).ran() == before
     again = clone.ok("dvc", "repro")
     assert again.lines("train: going on after step ")

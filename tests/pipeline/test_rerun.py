@@ -55,7 +55,7 @@ def test_one_other_caption_is_one_text_row(workspace: Workspace) -> None:
     workspace.metadata(change)
     again = workspace.ok("dvc", "repro", *ENCODERS)
     assert again.lines("encoded ") == [f"encoded 1 rows, reused {prompts - 1}"]
-    assert again.ran() == ["ingest", "check_captions", "bucket", "encode_captions"]
+    assert again.ran() == ["ingest", "check_captions", "bucket", "preflight", "encode_captions"]
     assert (workspace.num_rows("latents"), workspace.num_rows("text")) == (latents, prompts + 1)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -103,6 +104,27 @@ def test_the_last_and_the_best_weights_come_of_one_training(workspace, monkeypat
     run(workspace.params(**GETS_WORSE, checkpoint=BEST))
     assert 0 < summary(workspace)["weights_step"] < 12
     assert summary(workspace)["fingerprint"] != fingerprint, "other weights"
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_first_step(
+    workspace, monkeypatch
+):
+    trainer = create_trainer(workspace.params(checkpoint={"every": 2, "keep": 1}))
+    predicted = trainer.state.checkpoint_bytes()
+    trainer.fit()
+    newest = trainer.checkpoints.newest
+    written = {file.stem: file.stat().st_size for file in newest.glob("*.safetensors")}
+    assert written.keys() == predicted.keys()
+    for name, size in predicted.items():
+        assert 0 <= written[name] - size < 150 * len(trainer.state.trainable) * 3, "the headers"
+    needed = 2 * sum(predicted.values())  # the newest is written before the one before goes
+    usage = shutil.disk_usage(workspace.root)
+    fresh = create_trainer(workspace.params(checkpoint={"every": 2, "keep": 1}, learning_rate=0.5))
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        fresh.checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if fits else pytest.raises(ValueError, match="2 more checkpoints need"):
+            fresh.checkpoints.require_space(fresh.state)
 
 
 @pytest.mark.parametrize("loss", ["never kept", "damaged"])

@@ -94,6 +94,13 @@ def fill_channels(
             f"FLUX Fill: the mask has values from {mask.min().item():g} to {mask.max().item():g}, "
             "others than 0 (keep) and 1 (paint) among them: threshold it"
         )
+    return kept_channels(picture, mask, vae, device)
+
+
+def kept_channels(
+    picture: Tensor, mask: Tensor, vae: PictureEncoder, device: torch.device
+) -> Tensor:
+    """Do what `fill_channels` does, of a mask that is known to be one: its values stay unseen."""
     mask = mask.to(device, picture.dtype)
     return fill_condition(_latents(picture.to(device) * (1 - mask), vae, device), mask)
 

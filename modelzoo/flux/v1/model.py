@@ -120,6 +120,11 @@ class Flux1(Denoiser):
             )
         return Flux1Conditioning(context, pooled)
 
+    def row_shapes(self, lengths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Give the shapes of "context" (L, D), which is T5's, and "pooled" (P,)."""
+        context = lengths["t5"], self.config.joint_attention_dim
+        return {"context": context, "pooled": (self.config.pooled_projection_dim,)}
+
     def with_pictures(
         self,
         conditioning: Flux1Conditioning,

@@ -111,6 +111,11 @@ class Flux2(Denoiser):
             )
         return Flux2Conditioning(context)
 
+    def row_shapes(self, lengths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Give the shape (L, D) of "context", of the one text encoder."""
+        (length,) = lengths.values()
+        return {"context": (length, self.config.joint_attention_dim)}
+
     def with_pictures(
         self,
         conditioning: Flux2Conditioning,

@@ -2,5 +2,6 @@
 
 from stages.train.optimizers.algorithms import OPTIMIZERS
 from stages.train.optimizers.create import create_optimizer
+from stages.train.optimizers.sizes import slot_bytes
 
-__all__ = ["OPTIMIZERS", "create_optimizer"]
+__all__ = ["OPTIMIZERS", "create_optimizer", "slot_bytes"]

@@ -31,14 +31,21 @@ def create_optimizer(
             "training.optimizer.fused_backward steps before gradients are averaged over processes: "
             "set it to false, or train in one process"
         )
-    inner = OPTIMIZERS[settings.type](parameter_groups(trainable, settings), settings)
-    if settings.rounding == "none" and not settings.fused_backward:
-        return inner
     if settings.rounding != "none" and all(p.dtype != torch.bfloat16 for p in trainable.values()):
         raise ValueError(
             f"training.optimizer.rounding: {settings.rounding!r} given, but no weight that learns "
             "is bfloat16: set it to 'none'"
         )
+    return optimizer_of(parameter_groups(trainable, settings), settings, seed)
+
+
+def optimizer_of(
+    groups: list[dict[str, Any]], settings: Optimizer, seed: int
+) -> torch.optim.Optimizer:
+    """Make the optimizer of the groups that `parameter_groups` gave."""
+    inner = OPTIMIZERS[settings.type](groups, settings)
+    if settings.rounding == "none" and not settings.fused_backward:
+        return inner
     return PerParameter(inner, settings.rounding, seed, settings.fused_backward)
 
 

@@ -1,0 +1,1 @@
+"""What a training will need, from a model without weights: `python -m stages.forecast`."""

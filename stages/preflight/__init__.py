@@ -1,0 +1,1 @@
+"""Predict the memory, disk and time of an experiment before anything expensive."""

@@ -1,0 +1,209 @@
+"""What a step of tensors without values takes is what the same step takes with values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from stages.forecast.answer import answer
+from stages.forecast.base import base_of
+from stages.forecast.batch import batch_of, rows_of
+from stages.forecast.live import LiveBytes, stored_bytes
+from stages.forecast.machine import host_memory
+from stages.forecast.memory import measure, method_of, networks_of, tensors_of
+from stages.forecast.probe import on_a_line
+from stages.forecast.remedies import remedies
+from stages.needs import Asked, MicroBatch
+from stages.params.read import read
+from stages.train.peers import Peers
+from stages.train.stage import Artifacts, Params, create_state
+from tests import toys
+
+LENGTHS = {"qwen3": 5}
+BATCHES = [MicroBatch(32, 16, 3), MicroBatch(16, 16, 3)]
+PROMPTS = {"instance_prompt": "sks digit", "class_prompt": "a digit"}
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a toy base, in which params.yaml is written anew for each test."""
+    root = tmp_path_factory.mktemp("forecast")
+    toys.make_base(root / "data/base", "flux2")
+    return root
+
+
+def asked_in(home, batches=BATCHES, **changes):
+    return Asked("params.yaml", batches, LENGTHS, records="data/base", **changes)
+
+
+def params_in(home, monkeypatch, training=None, **sections):
+    monkeypatch.chdir(home)
+    tree = {
+        "experiment": {"name": "toy", "output_dir": "outputs/toy", "seed": 1},
+        "model": {"type": "flux2", "dtype": "float32", **sections.get("model", {})},
+        "training": {"steps": 20, "ema": {"decay": 0.9}, **(training or {})},
+        "data": {"train_path": "data/raw/toy", "store": "store", "resolution": 16},
+        "hardware": {"threads": 1, **sections.get("hardware", {})},
+        "tracking": {"mlflow": False},
+    }
+    tree["data"] |= {"bucket_resolution_steps": 1, "min_bucket_resolution": 1}
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    return read(Params)
+
+
+CASES = {
+    "full": {},
+    "full, accumulated": {"gradient_accumulation": 4},
+    "full, in part": {"full_finetune": {"parts": ["to_q"]}},
+    "lora": {"method": "lora", "lora": {"rank": 2, "target_modules": ["all-linear"]}},
+    "lora, packed base": {
+        "method": "lora",
+        "base_quantization": "nf4",
+        "lora": {"rank": 2, "target_modules": ["all-linear"]},
+    },
+    "controlnet, packed base": {"method": "controlnet", "base_quantization": "int8"},
+    "controlnet": {"method": "controlnet"},
+    "prior": {
+        "method": "dreambooth",
+        "dreambooth": {**PROMPTS, "prior": "prediction", "num_class_images": 0},
+    },
+    "kontext": {"editing": "kontext"},
+    "random fill": {"editing": "fill", "fill": {"masks": "random"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "checkpointed"), [*((case, False) for case in CASES), ("full", True), ("lora", True)]
+)
+def test_a_step_takes_what_was_predicted(home, monkeypatch, case, checkpointed):
+    hardware = {"gradient_checkpointing": checkpointed}
+    params = params_in(home, monkeypatch, CASES[case], hardware=hardware)
+    batches = BATCHES
+    if case == "kontext":
+        batches = [replace(each, references=[(16, 16)]) for each in BATCHES]
+    asked = asked_in(home, batches)
+    base = base_of(asked, "flux2")
+    predicted = measure(params, base, asked)
+    method = method_of(params, base)
+    rows = rows_of(params, base, LENGTHS, predicted_denoiser(base))
+    state = create_state(params, Artifacts(), method, Peers(), rows.factor)
+    weights = stored_bytes(tensors_of(networks_of(state.model)))
+    batch = batch_of(batches[0], rows, state.model.denoiser)
+    with LiveBytes() as live:
+        for _ in range(min(2, params.training.gradient_accumulation)):
+            state.backward(method.losses(state.model, batch).sum())
+    memory = predicted.memory
+    assert memory.weights == weights
+    assert memory.average == stored_bytes(state.ema.average)
+    gradients = {name: p.grad for name, p in state.trainable.items() if p.grad is not None}
+    assert memory.gradients == stored_bytes(gradients)
+    assert memory.gradients + memory.activations == pytest.approx(live.most, rel=0.02)
+    assert predicted.num_trainable == sum(p.numel() for p in state.trainable.values())
+
+
+def test_text_encoders_that_learn_are_there_too(tmp_path, monkeypatch):
+    toys.make_base(tmp_path / "data/base", "sdxl")
+    lora = {"rank": 2, "target_modules": ["all-linear"], "train_text_encoder": True}
+    model = {"type": "sdxl"}
+    params = params_in(tmp_path, monkeypatch, {"method": "lora", "lora": lora}, model=model)
+    asked = replace(asked_in(tmp_path), lengths={"clip_l": 12, "clip_g": 12})
+    base = base_of(asked, "sdxl")
+    method = method_of(params, base)
+    predicted = measure(params, base, asked)
+    rows = rows_of(params, base, asked.lengths, predicted_denoiser(base))
+    state = create_state(params, Artifacts(), method, Peers(), rows.factor)
+    batch = batch_of(BATCHES[0], rows, state.model.denoiser)
+    with LiveBytes() as live:
+        state.backward(method.losses(state.model, batch).sum())
+    memory = predicted.memory
+    assert predicted.num_trainable == sum(p.numel() for p in state.trainable.values())
+    taken = stored_bytes(tensors_of(networks_of(state.model)))
+    assert memory.weights == pytest.approx(taken, abs=200), "but for the empty prompt's tokens"
+    assert memory.gradients + memory.activations == pytest.approx(live.most, rel=0.02)
+
+
+def predicted_denoiser(base):
+    with torch.device("meta"):
+        return base.kind.denoiser(base.kind.denoiser.NETWORK(base.denoiser))
+
+
+def test_gradients_that_are_stepped_at_once_are_never_all_there(home, monkeypatch):
+    params = params_in(home, monkeypatch)
+    asked = asked_in(home)
+    base = base_of(asked, "flux2")
+    settings = params.training
+    optimizer = replace(settings.optimizer, fused_backward=True)
+    before = measure(params, base, asked).memory
+    fused = replace(params, training=replace(settings, optimizer=optimizer))
+    after = measure(fused, base, asked).memory
+    assert after.gradients == 0
+    assert after.total < before.total
+
+
+def test_remedies_are_tried_until_the_training_fits(home, monkeypatch):
+    params = params_in(home, monkeypatch, {"batch_size": 3})
+    asked = asked_in(home)
+    base = base_of(asked, "flux2")
+    needed = measure(params, base, asked).memory.total
+    (first, *_) = remedies(params, base, asked, limit=needed - 1)
+    assert first.settings == {"hardware.gradient_checkpointing": True}
+    everything = remedies(params, base, asked, limit=0)
+    totals = [needed, *(remedy.memory.total for remedy in everything)]
+    assert totals == sorted(totals, reverse=True)
+    keys = [key for remedy in everything for key in remedy.settings]
+    assert {"training.batch_size", "model.dtype", "training.optimizer.type"} <= set(keys)
+    assert asked.batches == BATCHES, "what is asked stays"
+
+
+def test_two_steps_are_timed_where_the_base_is_here_and_fits(home, monkeypatch):
+    params_in(home, monkeypatch)
+    found = answer(asked_in(home))
+    assert found.seconds is not None
+    assert len(found.seconds.micro_batches) == len(found.seconds.validations) == len(BATCHES)
+    assert min(*found.seconds.micro_batches, found.seconds.optimizer) > 0
+    assert not found.remedies
+    assert found.text_row == 4 * 5 * 48
+    refused = answer(asked_in(home, device_bytes=1000))
+    assert refused.seconds is None
+    assert refused.remedies
+    assert refused.machine.total == 1000
+
+
+def test_what_lies_between_two_sizes_lies_on_a_line():
+    assert on_a_line([40, 20, 10], [8.0, 2.0]) == pytest.approx([8.0, 4.0, 2.0])
+    assert on_a_line([7], [3.0]) == [3.0]
+    assert on_a_line([7, 7], [3.0, 5.0]) == [3.0, 3.0]
+
+
+def test_a_container_has_the_memory_that_it_is_given(tmp_path):
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    whole = host_memory(limit, used)
+    limit.write_text("max\n")
+    assert host_memory(limit, used)[0] == whole[0]
+    limit.write_text("1000000\n")
+    used.write_text("400000\n")
+    assert host_memory(limit, used) == (1000000, 600000)
+
+
+def test_divided_weights_are_whole_block_by_block(home, monkeypatch):
+    params = params_in(home, monkeypatch)
+    asked = asked_in(home)
+    base = base_of(asked, "flux2")
+    whole = measure(params, base, asked).memory
+    alone = measure(replace(params, sharding="full", processes=1), base, asked).memory
+    many = measure(replace(params, sharding="full", processes=1000), base, asked).memory
+    assert alone.slots == whole.slots
+    assert alone.weights - whole.weights == many.weights - whole.weights // 1000
+    assert many.slots == whole.slots // 1000
+    assert many.activations == whole.activations
