@@ -235,7 +235,7 @@ def test_a_checkpoint_of_other_code_is_gone_on_from_where_it_is_asked_for(
     expected = (workspace.output / WEIGHTS).read_bytes()
     shutil.rmtree(workspace.store / "checkpoints")
     folder = stopped(workspace, forks)
-    monkeypatch.setattr("stages.train.fingerprint._code_digest", lambda: "edited")
+    monkeypatch.setattr("stages.train.fingerprint._code_digest", lambda files: "edited")
     shutil.rmtree(workspace.output)
     start = {"resume_from": str(folder / "step-00000004")}
     run(workspace.params(**STOPS | {"checkpoint": STOPS["checkpoint"] | start}))
