@@ -1,19 +1,20 @@
 """Measure bases in 8 and 4 bits beside whole ones, on a CPU: bytes, errors, loading, LoRA steps.
 
-Run `python benchmarks/quantised.py` on a machine that does nothing else; it prints three tables.
-`--base FOLDER --family NAME` adds the errors with the weights of a base in the diffusers layout.
+Run `python benchmarks/quantised.py [released] [errors] [steps]`; it prints those tables, or all.
+Its seconds are the processor's, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
+import multiprocessing
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from models_cases import Case, case, predict
@@ -23,44 +24,54 @@ from modelzoo.adapters.adapter import Adapter, add_adapters
 from modelzoo.adapters.targets import patterns
 from modelzoo.denoiser import Denoiser, load_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
-from modelzoo.flux.v1.model import Flux1
 from modelzoo.quantised.kinds import KINDS
-from modelzoo.quantised.linear import QuantisedLinear
-from modelzoo.quantised.load import load_quantised, quantisable
+from modelzoo.quantised.load import load_quantised, put_packed, quantisable
 from stages.params.compose import load_config
 
 MODELS = Path(__file__).parents[1] / "params/models"
 RELEASED = ("sdxl", "sd35_medium", "sd35_large", "flux1_dev", "flux2_klein_4b_base", "flux2_dev")
 CASES = ("flux1", "flux2", "sd3", "sdxl")
-THREADS, REPEATS, RANK = 2, 5, 16
+THREADS, REPEATS, RANK = 1, 1, 16
 GIB = 2**30
-BATCH = 4  # of the pictures that a base given by its folder is asked about
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, help="folder of a base in the diffusers layout")
-    parser.add_argument("--family", choices=[*FAMILIES], help="of --base")
-    given = parser.parse_args()
+    """Print the tables that are named, or all."""
     torch.set_num_threads(THREADS)
+    for name in sys.argv[1:] or TABLES:
+        TABLES[name]()
+
+
+def print_released() -> None:
+    """Print what the released bases take."""
     row("released base", "parameters, 10^9", "packed, %", "bf16, GiB", *KINDS)
     for name in RELEASED:
         row(name, *released(name))
-    row("\nmedium, random weights", "error: int8", "fp8", "nf4")
+
+
+def print_errors() -> None:
+    """Print how far predictions of random weights are off."""
+    row("medium, random weights", *(f"error: {kind}" for kind in KINDS))
     for family in CASES:
         row(family, *(f"{100 * error:.2f} %" for error in random_errors(family)))
-    if given.base is not None:
-        row(given.base.name, *(f"{100 * e:.2f} %" for e in base_errors(given.base, given.family)))
-    row(
-        "\nflux2, medium, float32",
-        "weights, MiB",
-        "loading, MiB",
-        "LoRA step, s",
-        "checkpointed, s",
-    )
-    for kind in (None, *KINDS):
-        row(kind or "whole", *steps(kind))
+
+
+def print_steps() -> None:
+    """Print what a medium FLUX.2 takes while it is loaded and while adapters learn."""
+    row("flux2, medium, float32", "weights, MiB", "loading, MiB", "LoRA step, s", "checkpointed, s")
+    with tempfile.TemporaryDirectory() as folder:
+        alone(save_medium, folder)
+        for kind in (None, *KINDS):
+            row(kind or "whole", *alone(steps, folder, kind))
+
+
+def alone(work: Callable[..., Any], *given: object) -> Any:
+    """Run in a process of its own, since memory that is freed stays with one."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, given)
+
+
+TABLES = {"released": print_released, "errors": print_errors, "steps": print_steps}
 
 
 def row(*cells: object) -> None:
@@ -92,10 +103,9 @@ def released(preset: str) -> Iterator[str]:
 
 def pack(denoiser: Denoiser, quantisation: str) -> None:
     """Pack a denoiser that is in memory, or on meta, in place."""
-    for name, whole in quantisable(denoiser).items():
-        layer = QuantisedLinear(whole, quantisation)
-        layer.take(whole.weight.detach())
-        denoiser.network.set_submodule(name, layer)
+    weights = {name: layer.weight.detach() for name, layer in quantisable(denoiser).items()}
+    for name, layer in put_packed(denoiser, quantisation).items():
+        layer.take(weights[name])
 
 
 @torch.no_grad()
@@ -119,63 +129,41 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@torch.no_grad()
-def base_errors(base: Path, family: str) -> list[float]:
-    """Give the relative error of predictions of a base's weights, for each kind; t from 0 to 1."""
-    kind = FAMILIES[family]
-    whole = load_denoiser(kind.denoiser, base / kind.folder)
-    predicting = predictions(whole)
-    expected = predicting(whole)
-    found = [load_quantised(kind.denoiser, base / kind.folder, torch.float32, k) for k in KINDS]
-    return [distance(predicting(one), expected) for one in found]
+def save_medium(folder: str) -> None:
+    """Write a medium FLUX.2 of random weights."""
+    chosen = case("flux2", "medium")
+    save_denoiser(chosen.denoiser(chosen.ours()), Path(folder))
 
 
-def predictions(denoiser: Denoiser) -> Callable[[Denoiser], Tensor]:
-    """Prepare noise and random text features for a base's predictions."""
-    torch.manual_seed(1)
-    network = denoiser.config
-    is_sdxl = hasattr(network, "cross_attention_dim")
-    width = network.cross_attention_dim if is_sdxl else network.joint_attention_dim
-    rows = {"context": torch.randn(BATCH, 32, width)}
-    pooled = network.pooled_dim if is_sdxl else getattr(network, "pooled_projection_dim", None)
-    if pooled is not None:
-        rows["pooled"] = torch.randn(BATCH, pooled)
-    rows["sizes"] = torch.tensor([[32, 64, 0, 0, 32, 64]] * BATCH)
-    channels = network.in_channels // (4 if isinstance(denoiser, Flux1) else 1)
-    noisy = torch.randn(BATCH, channels, 8, 16)
-    t = torch.linspace(0.1, 0.9, BATCH)
-    guidance = 1.0 if denoiser.embeds_guidance else None
-    return lambda one: one.predict(noisy, t, one.conditioning(rows, guidance))
-
-
-def steps(kind: str | None) -> Iterator[str]:
+def steps(folder: str, kind: str | None) -> list[str]:
     """Give bytes, how far loading raises the memory, and the seconds of LoRA steps."""
+    torch.set_num_threads(THREADS)
     chosen = case("flux2", "medium")
     inputs = chosen.inputs("ours")
-    with tempfile.TemporaryDirectory() as folder:
-        save_denoiser(chosen.denoiser(chosen.ours()), Path(folder))
-        with peak() as reached:
-            if kind is None:
-                denoiser = load_denoiser(chosen.denoiser, Path(folder))
-            else:
-                denoiser = load_quantised(chosen.denoiser, Path(folder), torch.float32, kind)
-    yield f"{num_bytes(denoiser.network) / 2**20:.0f}"
-    yield f"{reached[0] / 2**20:.0f}"
+    with peak() as reached:
+        if kind is None:
+            denoiser = load_denoiser(chosen.denoiser, Path(folder))
+        else:
+            denoiser = load_quantised(chosen.denoiser, Path(folder), torch.float32, kind)
+    found = [f"{num_bytes(denoiser.network) / 2**20:.0f}", f"{reached[0] / 2**20:.0f}"]
     add_adapters(denoiser.network, Adapter(rank=RANK), patterns("flux2", None), 0)
     for again in (False, True):
         denoiser.network.gradient_checkpointing = again
-        yield f"{seconds(lambda: predict(denoiser.network, inputs).square().mean().backward()):.2f}"
+        found.append(
+            f"{seconds(lambda: predict(denoiser.network, inputs).square().mean().backward()):.2f}"
+        )
+    return found
 
 
 def seconds(step: Callable[[], None]) -> float:
-    """Time a step: the median of some, after one."""
+    """Give the processor's seconds of the quickest of some steps, after one."""
     step()
     taken = []
     for _ in range(REPEATS):
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        taken.append(time.process_time() - start)
+    return min(taken)
 
 
 @contextmanager
