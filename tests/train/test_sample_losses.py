@@ -82,8 +82,8 @@ def test_a_mislabelled_picture_comes_out_on_top(make_workspace, monkeypatch):
     wrong, plain = 21, Samples.latents
     colours = np.random.default_rng(0).choice([-1.0, 1.0], (5, 16, 1, 1))
 
-    def coloured(self, rows):
-        found = plain(self, rows)
+    def coloured(self, rows, visits=None):
+        found = plain(self, rows, visits)
         numbers = [int(self.row_names[row][:20], 16) for row in rows]
         captions = [(number + 2 * (number == wrong)) % 5 for number in numbers]
         return {"mean": (colours[captions] + 0.1 * found["mean"]).astype(np.float32)}
