@@ -9,7 +9,7 @@ setup: .venv/complete
 
 .venv/complete: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	python -m flows.plots_page
 	touch $@
@@ -21,9 +21,9 @@ demo: setup
 gym: setup
 	@python -m flows.gym $(EXPERIMENT)
 
-# On two cores: a file's tests stay together, and torch takes one thread in each.
+# For two cores: a file's tests stay together, torch takes one thread, and some tests only wait.
 test: setup
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests/
+	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile tests/
 
 check: setup
 	ruff format --check .

@@ -128,6 +128,14 @@ def evict(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def milliseconds_a_batch(batches: Batches, steps: int) -> float:
+    """Time the making of batches while nothing trains: the most that a step may lose to it."""
+    start = time.perf_counter()
+    for step in range(steps):
+        batches.at(step)
+    return 1000 * (time.perf_counter() - start) / steps
+
+
 def compare(
     state: TrainState, batches: Batches, store: Path, steps: int, repetitions: int
 ) -> Iterator[tuple[str, float, float]]:
@@ -183,18 +191,17 @@ def main() -> None:
         bucket_sizes = dict.fromkeys(samples.buckets, asked.batch_size)
         order = Order(samples.buckets, samples.repeats, bucket_sizes, 1, 0, None)
         batches = Batches(samples, order, FlowMatching(Objective()), 0.1, "mean", 0)
-        start = time.perf_counter()
-        for step in range(asked.steps):
-            batches.at(step)
-        alone = 1000 * (time.perf_counter() - start) / asked.steps
+        store = Path(place, "store")
+        warm = milliseconds_a_batch(batches, asked.steps)
+        evict(store)
+        cold = milliseconds_a_batch(batches, asked.steps)
         print(
             f"{platform.machine()}, {os.cpu_count()} cores, {asked.threads} threads of torch "
             f"{torch.__version__}, Python {platform.python_version()}; {asked.rows} pictures, "
             f"{sizes.num_bytes / 2**20:.0f} MiB of latents ({PRELOAD_BYTES / 2**20:.0f} would be "
             f"kept in memory), {asked.repetitions} repetitions of {asked.steps} steps of "
-            f"{asked.batch_size} pictures; making a batch takes {alone:.1f} ms\n"
+            f"{asked.batch_size} pictures; making a batch takes {warm:.1f} ms, cold {cold:.1f}\n"
         )
-        store = Path(place, "store")
         state = create_state(asked.depth)
         report(list(compare(state, batches, store, asked.steps, asked.repetitions)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ def main(name: str, run: Callable[[P], None], params_type: type[P]) -> None:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:  # before a stage that has state to save began to listen
         sys.exit(128 + signal.SIGINT)
+    finally:
+        gc.freeze()  # at exit Python would look through all that was imported, for a second
 
 
 def use_threads(threads: int) -> None:

@@ -1,0 +1,1 @@
+"""Datasets of digits, composed of the real scans that scikit-learn carries."""

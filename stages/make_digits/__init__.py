@@ -1,1 +1,0 @@
-"""Make the digits datasets from the real scans that scikit-learn carries."""
