@@ -173,14 +173,29 @@ def made_usual(work: Work, root: Path) -> Step:
 
 
 def peak_bytes(make: Callable[[Work, Path], Step], work: Work, root: Path) -> int:
-    """Give what a training adds to this process's memory at its peak."""
+    """Give what a training adds to this process's memory at the peak of its steps.
+
+    Mapped weights count, which is where diffusers leaves them; code of libraries does not.
+    """
     os.chdir(root)
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = _status("VmRSS") - code_bytes()
     step = make(work, root)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     for _ in range(PEAK_STEPS):
         step()
-    return _status("VmHWM") - before
+    return _status("VmHWM") - code_bytes() - before
+
+
+def code_bytes() -> int:
+    """Give the memory that mapped libraries take in this process."""
+    kib, is_code = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):  # the first line of a mapping; its file comes last
+            is_code = ".so" in rest[-1]
+        elif name == "Rss:" and is_code:
+            kib += int(rest[0])
+    return 1024 * kib
 
 
 def on_gpu(repeats: int) -> None:
