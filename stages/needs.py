@@ -36,6 +36,7 @@ class Asked:
     folder: str | None = None  # ... but lies there, folder or single file; or None: ...
     section: Mapping[str, Any] = field(default_factory=dict)  # ... the section `model` has sizes
     device_bytes: int | None = None  # memory that there is; None: this machine's
+    live_batch: int | None = None  # pictures an encoder call while training; None: rows are stored
     has_probe: bool = True  # whether two steps are timed, if the base is here and they fit
 
 

@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from modelzoo.adapters.adapter import has_adapters
-from modelzoo.autoencoders import init_autoencoder
+from modelzoo.autoencoders import Autoencoder, init_autoencoder
 from modelzoo.quantised.load import put_packed
 from stages.forecast.base import Base
 from stages.forecast.batch import Rows, batch_of, rows_of
 from stages.forecast.live import LiveBytes, freed_gradients, stored_bytes, without_values
 from stages.forecast.text import bare_text
-from stages.needs import Asked, Memory
+from stages.needs import Asked, Memory, MicroBatch
 from stages.params.training import Training
 from stages.train.batches import Batch
 from stages.train.editing import RandomFill, editing_of, fitting
@@ -65,10 +65,13 @@ def measure(params: Params, base: Base, asked: Asked) -> Measured:
     method = method_of(params, base)
     with torch.device("meta"):
         model, rows = bare_model(params, base, asked, method)
+        autoencoder = bare_autoencoder(base, params.dtype)
     with without_values():
         state = fake_state(model, params, method)
         batch = batch_of(asked.batches[0], rows, model.denoiser).to(state.device)
         memory = memory_of_step(state, method, batch, params.training)
+        if asked.live_batch is not None:
+            memory = encoding_beside(memory, autoencoder, asked.live_batch, asked.batches[0])
         checkpoint, networks = state.checkpoint_bytes(), networks_of(model)
         if params.sharding == "full":
             memory = divided(memory, params.processes, block_bytes(model))
@@ -109,6 +112,33 @@ def memory_of_step(state: TrainState, method: Method, batch: Batch, settings: Tr
     )
 
 
+def bare_autoencoder(base: Base, dtype: str) -> Autoencoder:
+    """Build the autoencoder; on the device "meta" it has no values."""
+    autoencoder = init_autoencoder(base.autoencoder, 0).eval().requires_grad_(False)
+    return autoencoder.to(getattr(torch, dtype))
+
+
+def encoding_beside(
+    memory: Memory, autoencoder: Autoencoder, num: int, largest: MicroBatch
+) -> Memory:
+    """Add the autoencoder with which another thread encodes the next pictures meanwhile.
+
+    A call has `num` pictures on a CPU, and on a GPU no more than a micro-batch; in a fake mode.
+    """
+    device = Accelerator().device
+    place(autoencoder, device)
+    num = num if device.type == "cpu" else min(num, largest.size)
+    dtype = next(autoencoder.parameters()).dtype
+    with LiveBytes() as live, torch.no_grad():
+        pictures = torch.empty(num, 3, largest.height, largest.width, dtype=dtype, device=device)
+        autoencoder.encode_rows(pictures)
+    return replace(
+        memory,
+        weights=memory.weights + stored_bytes(tensors_of([autoencoder])),
+        activations=memory.activations + live.most,
+    )
+
+
 def divided(memory: Memory, num: int, blocks: Sequence[int]) -> Memory:
     """Return what each of `num` processes has of weights that are divided among them.
 
@@ -142,8 +172,7 @@ def bare_model(params: Params, base: Base, asked: Asked, method: Method) -> tupl
             layer.take(torch.empty(layer.shape))
     model = method.build(fitting(denoiser, settings, rows.factor))
     if settings.draws_masks:
-        autoencoder = init_autoencoder(base.autoencoder, 0).eval().requires_grad_(False)
-        model.editing = RandomFill(autoencoder.to(dtype), params.seed)
+        model.editing = RandomFill(bare_autoencoder(base, params.dtype), params.seed)
     else:
         nowhere = Artifacts().manifests.vae
         model.editing = editing_of(settings, params.seed, nowhere, dtype, torch.device("meta"))

@@ -66,6 +66,7 @@ def predict_experiment(
             folder=sizes.folder,
             section=sizes.section,
             device_bytes=device_bytes,
+            live_batch=None if config.data.cache_latents else config.hardware.encode_batch_size,
         )
         needs = ask(asked)
     training, root = config.training, store_root(config.data.store)

@@ -39,6 +39,7 @@ class Params:
     family: str = key("model.type")
     dtype: str = key("model.dtype")
     train_path: str = key("data.train_path")
+    cache_latents: bool = key("data.cache_latents")
     hardware: Hardware = key("hardware")
     method: str = key("training.method")
     base_quantization: str | None = key("training.base_quantization")
@@ -101,6 +102,7 @@ def predict(params: Params, artifacts: Artifacts, root: str) -> Prediction:
         batches=[kind.sizes for kind in kinds],
         lengths=tokenizers.lengths,
         records=str(artifacts.base),
+        live_batch=None if params.cache_latents else params.hardware.encode_batch_size,
     )
     needs = ask(asked)
     rows = rows_to_encode(

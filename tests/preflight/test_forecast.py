@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from modelzoo.autoencoders import load_autoencoder
+from stages.base_record import read_record
 from stages.forecast.answer import answer
 from stages.forecast.base import base_of
 from stages.forecast.batch import batch_of, rows_of
@@ -131,6 +133,20 @@ def test_text_encoders_that_learn_are_there_too(tmp_path, monkeypatch):
     taken = stored_bytes(tensors_of(networks_of(state.model)))
     assert memory.weights == pytest.approx(taken, abs=200), "but for the empty prompt's tokens"
     assert memory.gradients + memory.activations == pytest.approx(live.most, rel=0.02)
+
+
+def test_pictures_that_are_encoded_meanwhile_need_their_autoencoder(home, monkeypatch):
+    params = params_in(home, monkeypatch)
+    base = base_of(asked_in(home), "flux2")
+    cached = measure(params, base, asked_in(home)).memory
+    live = measure(params, base, asked_in(home, live_batch=4)).memory
+    autoencoder = load_autoencoder(
+        read_record(Path("data/base/vae.json")).folders["vae"], torch.float32
+    )
+    with LiveBytes() as taken, torch.no_grad():
+        autoencoder.encode_rows(torch.empty(4, 3, BATCHES[0].height, BATCHES[0].width))
+    assert live.weights - cached.weights == stored_bytes(tensors_of([autoencoder]))
+    assert live.activations - cached.activations == pytest.approx(taken.most, rel=0.02)
 
 
 def predicted_denoiser(base):
