@@ -1,5 +1,6 @@
 # A new clone needs nothing else: every target makes .venv from requirements.lock first.
 PYTHON ?= python3.11
+JOBS ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
 
@@ -19,7 +20,7 @@ demo: setup
 
 # What each training method learns on digits, in a table.
 gym: setup
-	@python -m flows.gym $(EXPERIMENT)
+	@python -m flows.gym --jobs $(JOBS) $(EXPERIMENT)
 
 # For two cores: a file's tests stay together, torch takes one thread, and some tests only wait.
 test: setup

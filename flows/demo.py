@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from flows.dvc_commands import environment
@@ -85,9 +86,13 @@ def report(folder: Path) -> list[str]:
     return [*lines, "", *where, *(f"  {place:<22} {what}" for place, what in PLACES.items())]
 
 
-def run(folder: Path, *arguments: str) -> None:
-    """Run our Python in a folder; what it prints is shown."""
-    subprocess.run([sys.executable, *arguments], cwd=folder, env=environment(), check=True)
+def run(folder: Path, *arguments: str, log: Path | None = None) -> None:
+    """Run our Python in a folder; what it prints is shown, or goes to the end of a file."""
+    command = [sys.executable, *arguments]
+    with nullcontext() if log is None else log.open("a", encoding="utf-8") as output:
+        subprocess.run(
+            command, cwd=folder, env=environment(), check=True, stdout=output, stderr=output
+        )
 
 
 def git(*arguments: str, folder: Path = Path()) -> str:

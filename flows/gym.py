@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from rich.console import Console
 from rich.table import Table
@@ -101,15 +103,22 @@ def main() -> int:
         nargs="*",
         help="names of files in params/experiments; matrix: the short ones",
     )
-    names = chosen(parser.parse_args().experiments)
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="experiments at a time; of two and more output is kept"
+    )
+    asked = parser.parse_args()
+    names = chosen(asked.experiments)
     if unknown := sorted(set(names) - set(GOALS)):
         known = ["matrix", *sorted(GOALS)]
         print(f"gym: there is no {unknown[0]!r}; use some of {known!r}", file=sys.stderr)  # noqa: T201
         return 1
-    results = []
-    for name in names:
-        results.append(train(name))
-        show(results)
+    results: list[Result] = []
+    gym = Gym(is_quiet=asked.jobs > 1)
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        list(pool.map(gym.prepare, dict.fromkeys(map(base_of, names))))
+        for result in pool.map(gym.train, names):
+            results.append(result)
+            show(results)
     return int(any(result.missed() for result in results))
 
 
@@ -119,19 +128,58 @@ def chosen(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names)) or list(GOALS)
 
 
-def train(name: str) -> Result:
-    """Reproduce an experiment in a worktree of its own, and the base it begins with before."""
-    start = time.monotonic()
-    base = f"digits_{name.split('_')[1]}"  # of the same family
-    try:
-        demo = worktree(base)
-        run(demo, "-m", "dvc", "repro", "export")
-        folder = worktree(name, lambda folder: supply(demo / EXPORT, folder / BASES / base))
-        run(folder, "-m", "dvc", "repro", *(SHOWN if name in MATRIX else ()))
-    except subprocess.CalledProcessError:  # it has said why
-        return Result(name, {}, time.monotonic() - start)
-    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    return Result(name, metrics, time.monotonic() - start)
+def base_of(name: str) -> str:
+    """Return the demo that makes the base of an experiment: the one of its family."""
+    return f"digits_{name.split('_')[1]}"
+
+
+@dataclass
+class Gym:
+    """Reproduces bases and experiments, each in a worktree of its own, some of them at a time.
+
+    Attributes:
+        is_quiet: Whether what they print goes to `demos/NAME.log`.
+        demos: Where a base has been made, by its name.
+        git: Held by who makes a worktree.
+    """
+
+    is_quiet: bool
+    demos: dict[str, Path] = field(default_factory=dict)
+    git: Lock = field(default_factory=Lock)
+
+    def prepare(self, base: str) -> None:
+        """Make a base; when that fails, it has said why and is not in `demos`."""
+        try:
+            with self.git:
+                folder = worktree(base)
+            self._reproduce(folder, "export")
+        except subprocess.CalledProcessError:
+            return
+        self.demos[base] = folder
+
+    def train(self, name: str) -> Result:
+        """Reproduce an experiment whose base is prepared."""
+        start, base = time.monotonic(), base_of(name)
+        if base not in self.demos:
+            return Result(name, {}, 0.0)
+        exported = self.demos[base] / EXPORT
+        try:
+            with self.git:
+                folder = worktree(name, lambda folder: supply(exported, folder / BASES / base))
+            self._reproduce(folder, *(SHOWN if name in MATRIX else ()))
+        except subprocess.CalledProcessError:  # it has said why
+            return Result(name, {}, time.monotonic() - start)
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        return Result(name, metrics, time.monotonic() - start)
+
+    def _reproduce(self, folder: Path, *targets: str) -> None:
+        log = folder.with_name(f"{folder.name}.log") if self.is_quiet else None
+        try:
+            run(folder, "-m", "dvc", "repro", *targets, log=log)
+        except subprocess.CalledProcessError:
+            if log is not None:
+                print(f"gym: {folder.name} failed; {log} says why", file=sys.stderr)  # noqa: T201
+            raise
 
 
 def supply(exported: Path, base: Path) -> None:

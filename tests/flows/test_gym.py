@@ -2,12 +2,72 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from flows.gym import GOALS, LEARNS, MATRIX, Goal, Result, chosen, gain
-from tests.flows.workspaces import PROJECT
+from tests.flows.workspaces import PROJECT, Workspace
+
+GRAPH = """
+stages:
+  evaluate: {cmd: python evaluate.py, params: [experiment.name], outs: [data/evaluate/metrics.json]}
+  export: {cmd: mkdir data/export && touch data/export/model_index.json, outs: [data/export]}
+"""
+MAKERS = """
+stages:
+  make_digits:
+    wdir: ../..
+    cmd: 'true'
+    outs: [data/raw/digits, data/raw/digits_base, data/raw/digits_judge]
+  make_digit_tasks:
+    wdir: ../..
+    cmd: 'true'
+    outs: [data/raw/digits_style, data/raw/digits_style_judge]
+"""
+EVALUATE = """
+import json
+from pathlib import Path
+name = Path("params.yaml").read_text()
+assert Path("data/bases/digits_flux2/model_index.json").exists()
+if "name: gym_flux2_full" in name:
+    raise SystemExit("the disk is full")
+metrics = {"digit_accuracy": 0.9, "style_agreement": 0.8, "val_gain": 0.2, "val_gain_low": 0.1}
+Path("data/evaluate").mkdir(parents=True, exist_ok=True)
+Path("data/evaluate/metrics.json").write_text(json.dumps(metrics))
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A repository whose experiments take no time; one of them fails."""
+    (tmp_path / "gym").mkdir()
+    workspace = Workspace(tmp_path / "gym", tmp_path / "unused")
+    shutil.copytree(PROJECT / "params", workspace.root / "params")
+    shutil.copy(PROJECT / "params.yaml", workspace.root)
+    workspace.write("dvc.yaml", GRAPH)
+    workspace.write("data/raw/dvc.yaml", MAKERS)
+    workspace.write("evaluate.py", EVALUATE)
+    workspace.write(".gitignore", "/demos/\n")
+    workspace.write(".dvcignore", "demos\n")
+    for command in (["add", "--all"], ["commit", "-qm", "a project"]):
+        identity = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run([*identity, *command], cwd=workspace.root, check=True)
+    return workspace
+
+
+def test_experiments_run_side_by_side_and_one_that_fails_names_its_log(workspace: Workspace):
+    code, said = workspace.run("flows.gym", "--jobs", "2", "gym_flux2_full", "gym_flux2_lora")
+    assert code == 1
+    assert "gym: gym_flux2_full failed; demos/gym_flux2_full.log says why" in said
+    log = workspace.root / "demos/gym_flux2_full.log"
+    assert "the disk is full" in log.read_text()
+    rows = [line for line in said.splitlines() if "style_agreement >= 0.9" in line]
+    assert ["none" in row for row in rows[-2:]] == [True, False], "shown again for each result"
+    assert "0.800" in rows[-1]
+    assert "NO" in rows[-1]
 
 
 @pytest.mark.parametrize(
