@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from sklearn.svm import SVC
 
-from stages.digits.composites import SEED, WORDS, split_numbers, split_scans
-from stages.make_digits import Artifacts, run
+from stages.make_digits.digits import SEED, WORDS, split_numbers, split_scans
+from stages.make_digits.numbers import Artifacts, run
 
 Tiles = dict[bytes, int]  # of a folder of rows of digits: how often each tile is used
 

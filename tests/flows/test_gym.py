@@ -21,11 +21,12 @@ stages:
   make_digits:
     wdir: ../..
     cmd: 'true'
-    outs: [data/raw/digits, data/raw/digits_base, data/raw/digits_judge]
-  make_digit_tasks:
-    wdir: ../..
-    cmd: 'true'
-    outs: [data/raw/digits_style, data/raw/digits_style_judge]
+    outs:
+      - data/raw/digits
+      - data/raw/digits_base
+      - data/raw/digits_judge
+      - data/raw/digits_style
+      - data/raw/digits_style_judge
 """
 EVALUATE = """
 import json

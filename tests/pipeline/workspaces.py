@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from stages.artifacts import sha256_file
-from stages.digits import composites
+from stages.make_digits import digits
 
 PROJECT = Path(__file__).parents[2]
 OWN_DATA = Path("data/raw/mine")
@@ -222,10 +222,10 @@ def create(root: Path) -> Workspace:
 def write_own_data(folder: Path) -> None:
     """Write 24 composites of real digits, all captions different."""
     rng = np.random.default_rng(0)
-    scans = composites.split_scans(rng)[1]
+    scans = digits.split_scans(rng)[1]
     numbers = [tuple(int(digit) for digit in str(n)) for n in (*range(8), *range(40, 48))]
     numbers += [(i, 9 - i, (3 * i) % 10) for i in range(8)]
-    composites.write_dataset(folder, scans, numbers, rng)
+    digits.write_dataset(folder, scans, numbers, rng)
 
 
 def write_picture(path: Path, seed: int) -> None:

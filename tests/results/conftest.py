@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from modelzoo.denoiser import load_denoiser, save_denoiser
 from modelzoo.families import FAMILIES
-from stages.digits.composites import enlarge
+from stages.make_digits.digits import enlarge
 from tests import toys
 
 

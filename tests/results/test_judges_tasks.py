@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.digits.composites import SEED, Label, Pool, split_scans
-from stages.digits.styles import PLAIN
 from stages.generation import Picture, base_records, load_generator
 from stages.judges import JUDGES, Examination
 from stages.judges.verdict import Question
 from stages.kept_region import kept_errors
-from stages.make_digit_tasks import Example, add_one, filled, hand, plain, swap, write_judge
+from stages.make_digits.digits import SEED, Label, Pool, split_scans
+from stages.make_digits.styles import PLAIN
+from stages.make_digits.tasks import Example, add_one, filled, hand, plain, swap, write_judge
 
 LABELS: list[Label] = [(0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 0, 4)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.artifacts import staging
-from stages.digits.composites import (
+from stages.make_digits.digits import (
     SEED,
     choose,
     split_numbers,
@@ -42,7 +42,3 @@ def run(artifacts: Artifacts = Artifacts()) -> None:
     with staging(artifacts.judge) as folder:
         write_scans(folder, judge_train, judge_test)
         write_prompts(folder, judge_test, choose(held_out, PROMPTS, rng), rng)
-
-
-if __name__ == "__main__":
-    run()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.digits.composites import SEED, WORDS, Pool, Tile, split_numbers, split_scans
-from stages.digits.styles import STYLES, restyle
-from stages.make_digit_tasks import ADD_ONE, Artifacts, run
+from stages.make_digits.digits import SEED, WORDS, Pool, Tile, split_numbers, split_scans
+from stages.make_digits.styles import STYLES, restyle
+from stages.make_digits.tasks import ADD_ONE, Artifacts, run
 
 NAMES = [field.name for field in dataclasses.fields(Artifacts)]
 TASKS = ("style", "hand", "edits", "fill")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stages.artifacts import staging, write_json
-from stages.digits.composites import (
+from stages.make_digits.digits import (
     SEED,
     TILE,
     Label,
@@ -27,7 +27,7 @@ from stages.digits.composites import (
     split_scans,
     write_png,
 )
-from stages.digits.styles import PLAIN, restyle
+from stages.make_digits.styles import PLAIN, restyle
 
 RARE_WORD = "sks"  # stands before the caption of the hand of one's own
 ADD_ONE, SWAP = "add one to each digit", "swap the ends"
@@ -249,7 +249,3 @@ def _question(folder: Path, number: int, example: Example) -> dict[str, Any]:
         row["mask"] = f"masks/{number:04d}.png"
         write_png(folder / row["mask"], example.mask)
     return row
-
-
-if __name__ == "__main__":
-    run()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-from stages.digits.composites import TILE, Pool, Tile
+from stages.make_digits.digits import TILE, Pool, Tile
 
 PLAIN = "plain"
 LEAN = 0.35  # sideways for each pixel of height

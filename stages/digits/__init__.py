@@ -1,1 +1,0 @@
-"""Datasets of digits, composed of the real scans that scikit-learn carries."""

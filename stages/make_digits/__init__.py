@@ -1,0 +1,1 @@
+"""Make the digits datasets from the real scans that scikit-learn carries."""
