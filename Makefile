@@ -10,7 +10,7 @@ setup: .venv/complete
 
 .venv/complete: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	python -m flows.plots_page
 	touch $@
