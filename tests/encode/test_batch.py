@@ -1,7 +1,7 @@
 """Batches on a GPU grow while that helps and shrink where memory ends; on a CPU they stay."""
 
 import dataclasses
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,13 +28,15 @@ class SmallMemory(Recorder):
         return [len(batch) for batch in self.batches]
 
 
-def growing(seconds, first=2):
+def growing(monkeypatch, seconds, first=2):
     """A batching whose call of so many items takes `seconds(size)`, and the sizes it was given."""
-    sizes = []
+    sizes, now = [], [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("stages.encoding.batch.time", clock)
 
     def encode(batch):
         sizes.append(len(batch))
-        time.sleep(seconds(len(batch)))
+        now[0] += seconds(len(batch))
         return {"mean": batch.astype(np.float32)}
 
     return GrowingBatch(np.asarray, encode, first, "cuda", {}, 1e-3).batches(), sizes
@@ -50,14 +52,14 @@ def encode_all(batches, num_items):
     assert rows == [[item] for item in range(num_items)]
 
 
-def test_a_batch_doubles_until_that_is_no_faster():
-    batches, sizes = growing(lambda size: 0.02 if size <= 8 else 0.02 * size / 8)
+def test_a_batch_doubles_until_that_is_no_faster(monkeypatch):
+    batches, sizes = growing(monkeypatch, lambda size: 0.02 if size <= 8 else 0.02 * size / 8)
     encode_all(batches, 80)
     assert sizes == [2, 2, 4, 4, 8, 8, 16, 16, 8, 8, 4]
 
 
-def test_a_batch_stops_growing_in_time():
-    batches, sizes = growing(lambda size: 0.0005, first=LARGEST_BATCH // 2)
+def test_a_batch_stops_growing_in_time(monkeypatch):
+    batches, sizes = growing(monkeypatch, lambda size: 0.0005, first=LARGEST_BATCH // 2)
     encode_all(batches, 5 * LARGEST_BATCH)
     assert max(sizes) <= LARGEST_BATCH
 
