@@ -22,9 +22,9 @@ demo: setup
 gym: setup
 	@python -m flows.gym --jobs $(JOBS) $(EXPERIMENT)
 
-# For two cores: a file's tests stay together, torch takes one thread, and some tests only wait.
+# On two cores: a file's tests stay together, and torch takes one thread in each.
 test: setup
-	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile tests/
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile tests/
 
 check: setup
 	ruff format --check .
