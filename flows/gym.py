@@ -68,7 +68,8 @@ METHODS = ("lora", "full", "dreambooth", "controlnet")
 OF_FLUX = ("control_lora", "kontext", "fill")
 SHORT = {"sdxl": METHODS, "flux1": METHODS + OF_FLUX, "sd35": METHODS}  # FLUX.2 is trained in full
 MATRIX = [f"gym_{family}_{method}" for family, methods in SHORT.items() for method in methods]
-SHOWN = ("sample", "evaluate")  # stages of a short experiment; the others run whole
+SHOWN = ("sample", "evaluate")  # stages that a short experiment ends with; others export, too
+PREPARED = ("encode_images", "encode_captions")  # with all before them, alike in many experiments
 GOALS: Mapping[str, tuple[Goal, ...]] = {
     "gym_flux2_lora": STYLE,
     "gym_flux2_full": STYLE,
@@ -141,11 +142,14 @@ class Gym:
         is_quiet: Whether what they print goes to `demos/NAME.log`.
         demos: Where a base has been made, by its name.
         git: Held by who makes a worktree.
+        data: Held by who prepares data. DVC 3.67 takes what another process is writing to its run
+            cache about the same stage for damaged and deletes it, so that the other one fails.
     """
 
     is_quiet: bool
     demos: dict[str, Path] = field(default_factory=dict)
     git: Lock = field(default_factory=Lock)
+    data: Lock = field(default_factory=Lock)
 
     def prepare(self, base: str) -> None:
         """Make a base; when that fails, it has said why and is not in `demos`."""
@@ -166,7 +170,7 @@ class Gym:
         try:
             with self.git:
                 folder = worktree(name, lambda folder: supply(exported, folder / BASES / base))
-            self._reproduce(folder, *(SHOWN if name in MATRIX else ()))
+            self._reproduce(folder, *SHOWN, *(() if name in MATRIX else ("export",)))
         except subprocess.CalledProcessError:  # it has said why
             return Result(name, {}, time.monotonic() - start)
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
@@ -175,6 +179,8 @@ class Gym:
     def _reproduce(self, folder: Path, *targets: str) -> None:
         log = folder.with_name(f"{folder.name}.log") if self.is_quiet else None
         try:
+            with self.data:
+                run(folder, "-m", "dvc", "repro", *PREPARED, log=log)
             run(folder, "-m", "dvc", "repro", *targets, log=log)
         except subprocess.CalledProcessError:
             if log is not None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
-from flows.gym import GOALS, LEARNS, MATRIX, Goal, Result, chosen, gain
+from flows.gym import GOALS, LEARNS, MATRIX, PREPARED, Goal, Gym, Result, chosen, gain
 from tests.flows.workspaces import PROJECT, Workspace
 
 GRAPH = """
 stages:
+  encode_images: {cmd: 'true'}
+  encode_captions: {cmd: 'true'}
+  sample: {cmd: 'true'}
   evaluate: {cmd: python evaluate.py, params: [experiment.name], outs: [data/evaluate/metrics.json]}
   export: {cmd: mkdir data/export && touch data/export/model_index.json, outs: [data/export]}
 """
@@ -57,6 +63,23 @@ def workspace(tmp_path: Path) -> Workspace:
         identity = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run([*identity, *command], cwd=workspace.root, check=True)
     return workspace
+
+
+def test_data_is_prepared_for_one_experiment_at_a_time(tmp_path: Path, monkeypatch):
+    busy, was_free = Lock(), []
+
+    def run(folder: Path, *arguments: str, log: Path | None) -> None:
+        if arguments[-2:] == PREPARED:
+            was_free.append(busy.acquire(blocking=False))
+            time.sleep(0.2)
+            if was_free[-1]:
+                busy.release()
+
+    monkeypatch.setattr("flows.gym.run", run)
+    gym = Gym(is_quiet=True)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(gym._reproduce, [tmp_path / "a", tmp_path / "b"], ["sample"] * 2))
+    assert was_free == [True, True]
 
 
 def test_experiments_run_side_by_side_and_one_that_fails_names_its_log(workspace: Workspace):
