@@ -26,6 +26,15 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class EncoderCalls:
+    """The calls of the base's encoders that rows are missing of."""
+
+    size: int  # items a call
+    pictures: Sequence[Sequence[int]]  # widths and heights, the largest first
+    has_texts: bool
+
+
+@dataclass(frozen=True)
 class Asked:
     """What a training is to be measured for."""
 
@@ -38,6 +47,7 @@ class Asked:
     device_bytes: int | None = None  # memory that there is; None: this machine's
     live_batch: int | None = None  # pictures an encoder call while training; None: rows are stored
     has_probe: bool = True  # whether two steps are timed, if the base is here and they fit
+    encoding: EncoderCalls | None = None  # to be timed likewise; None: no row is missing
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,15 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class EncoderSeconds:
+    """How long the base's encoders take."""
+
+    pictures: Sequence[float]  # a call, of each size that was asked for
+    texts: float  # a call; 0: none was asked for
+    loading: float  # of those that were asked for
+
+
+@dataclass(frozen=True)
 class Remedy:
     """Settings with which less memory is needed."""
 
@@ -110,6 +129,7 @@ class Needs:
     text_row: int  # bytes of a caption's row in the store
     parameters: str  # digest of those of the training
     seconds: Seconds | None = None  # None: not probed
+    encoding: EncoderSeconds | None = None  # the same
     remedies: Sequence[Remedy] = ()  # each with those before it, until it fits
 
 
@@ -122,14 +142,15 @@ def asked_from(text: str) -> Asked:
     """Read what `to_json` wrote."""
     values = json.loads(text)
     batches = [MicroBatch(**each) for each in values.pop("batches")]
-    return Asked(batches=batches, **values)
+    encoding = values.pop("encoding")
+    return Asked(batches=batches, encoding=encoding and EncoderCalls(**encoding), **values)
 
 
 def needs_from(text: str) -> Needs:
     """Read what `to_json` wrote."""
     values = json.loads(text)
     memory, machine = Memory(**values.pop("memory")), Machine(**values.pop("machine"))
-    seconds = values.pop("seconds")
+    seconds, encoding = values.pop("seconds"), values.pop("encoding")
     remedies = [
         Remedy(each["settings"], Memory(**each["memory"])) for each in values.pop("remedies")
     ]
@@ -137,6 +158,7 @@ def needs_from(text: str) -> Needs:
         memory=memory,
         machine=machine,
         seconds=seconds and Seconds(**seconds),
+        encoding=encoding and EncoderSeconds(**encoding),
         remedies=remedies,
         **values,
     )

@@ -1,4 +1,4 @@
-"""Put together what a training needs: memory first, then remedies or two steps on the clock."""
+"""Put together what a training needs: memory first, then remedies or a clock beside its parts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from stages.forecast.base import base_of
+from stages.forecast.encoding import time_encoders
 from stages.forecast.machine import this_machine
 from stages.forecast.memory import measure
 from stages.forecast.probe import probe
@@ -49,6 +50,7 @@ def answer(asked: Asked) -> Needs:
         text_row=dtype.itemsize * text,
         parameters=parameters_digest(params),
         seconds=probe(params, base, asked) if fits and can_probe else None,
+        encoding=time_encoders(params, asked, machine.free) if asked.has_probe else None,
         remedies=[] if fits else remedies(params, base, asked, room),
     )
 

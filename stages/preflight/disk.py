@@ -13,8 +13,6 @@ from stages.needs import Needs
 from stages.params.outputs import Export
 from stages.params.training import Checkpoint
 from stages.rows.location import local_root
-from stages.store.expected import Params, expected_captions, expected_pictures
-from stages.store.stored import distinct_rows, missing_rows
 
 FROZEN = ("vae", "text_encoder", "tokenizer")  # components that a whole model takes along
 TRAINED, EXPORTED = Path("data/train"), Path("data/export")
@@ -31,26 +29,9 @@ class Item:
     path: Path
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows that encoding will add to the store."""
-
-    num_pictures: int
-    num_texts: int
-    num_bytes: int
-
-
-def rows_to_encode(params: Params, root: str, needs: Needs) -> Rows:
-    """Count the rows that the store lacks, as far as that is known before encoding."""
-    pictures = missing_rows(root, distinct_rows(expected_pictures(params)))
-    texts = missing_rows(root, distinct_rows(expected_captions(params)))
-    num_bytes = sum(row.num_bytes or 0 for row in pictures) + len(texts) * needs.text_row
-    return Rows(len(pictures), len(texts), num_bytes)
-
-
 def items_of(
     needs: Needs,
-    rows: Rows | None,
+    row_bytes: int | None,
     checkpoint: Checkpoint,
     export: Export,
     root: str,
@@ -61,7 +42,7 @@ def items_of(
 
     Args:
         needs: Of the training.
-        rows: To encode; None where that is not known.
+        row_bytes: Of the rows to encode; None where that is not known.
         checkpoint: How many are kept.
         export: What is exported.
         root: The row store's place.
@@ -78,9 +59,9 @@ def items_of(
         Item("export", COPIES * exported, EXPORTED),
         Item("copy of the export", exported, output_dir),
     ]
-    if rows is None or "://" in root:
+    if row_bytes is None or "://" in root:
         return items
-    return [Item("rows", rows.num_bytes, local), *items]
+    return [Item("rows", row_bytes, local), *items]
 
 
 def exported_bytes(needs: Needs, export: Export, base: Path | None) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.needs import Needs
-from stages.preflight.disk import Disk, Rows
+from stages.preflight.disk import Disk
+from stages.preflight.encoding import Rows
 from stages.preflight.memory import rooms_of, shares
 from stages.preflight.time import Duration, Length
 from stages.store.report import size
@@ -34,20 +35,28 @@ class Prediction:
             yield f"{room.name}: {size(room.needed)} of {size(room.total)}, {size(room.free)} free"
         yield f"  a process has {shares(needs.memory, needs.machine)}"
         if self.rows is not None:
-            rows = self.rows
+            rows, seconds = self.rows, self.encoding
             yield (
-                f"to encode: {rows.num_pictures} pictures and {rows.num_texts} texts, "
-                f"{size(rows.num_bytes)}"
+                f"to encode: {len(rows.pictures)} pictures and {rows.num_texts} texts, "
+                f"{size(rows.num_bytes(needs.text_row))}"
+                + ("" if seconds is None else f", in {clock(seconds)}")
             )
         for disk in self.disks:
             parts = ", ".join(f"{item.name} {size(item.num_bytes)}" for item in disk.items)
             yield f"disk: {size(disk.needed)} of {size(disk.free)} free ({parts})"
         if self.length is not None and self.duration is not None:
             yield (
-                f"time: {clock(self.duration.total)} ({self.length.steps} steps of "
+                f"time to train: {clock(self.duration.total)} ({self.length.steps} steps of "
                 f"{self.duration.step:.3g} s, {self.length.validations} validations of "
                 f"{self.duration.validation:.3g} s)"
             )
+
+    @property
+    def encoding(self) -> float | None:
+        """Seconds; None where that is not known."""
+        if self.rows is None or (taken := self.needs.encoding) is None:
+            return None
+        return self.rows.seconds(taken)
 
     def numbers(self) -> dict[str, Any]:
         """Return what is kept, to be set beside what is measured."""
@@ -63,8 +72,10 @@ class Prediction:
             "disk_bytes": sum(disk.needed for disk in self.disks),
         }
         if self.rows is not None:
-            found |= {"rows": self.rows.num_pictures + self.rows.num_texts}
-            found |= {"row_bytes": self.rows.num_bytes}
+            found |= {"rows": len(self.rows.pictures) + self.rows.num_texts}
+            found |= {"row_bytes": self.rows.num_bytes(self.needs.text_row)}
+        if (seconds := self.encoding) is not None:
+            found |= {"encoding_seconds": seconds}
         if self.length is not None and self.duration is not None:
             found |= {"steps": self.length.steps, "step_seconds": self.duration.step}
             found |= {"training_seconds": self.duration.total}

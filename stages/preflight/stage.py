@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from stages.params.read import key
 from stages.params.training import BatchSize, Checkpoint, Validation
 from stages.preflight.advice import refusals, warnings
 from stages.preflight.asking import ask
-from stages.preflight.disk import disks_of, items_of, rows_to_encode
+from stages.preflight.disk import disks_of, items_of
+from stages.preflight.encoding import rows_to_encode
 from stages.preflight.memory import rooms_of
-from stages.preflight.micro_batches import kinds_of
+from stages.preflight.micro_batches import Kind, kinds_of
 from stages.preflight.prediction import Prediction
-from stages.preflight.time import Duration, duration_of, length_of
+from stages.preflight.time import Duration, Length, duration_of, length_of
 from stages.rows.location import store_root
 from stages.store import expected
 from stages.tokenizers import open_tokenizers
@@ -97,31 +98,48 @@ def predict(params: Params, artifacts: Artifacts, root: str) -> Prediction:
     """Ask the trainer, and set what it says against the data."""
     kinds = kinds_of(read_table(artifacts.buckets, "buckets").to_pylist(), params)
     tokenizers = open_tokenizers(params.family, read_record(artifacts.base / "tokenizer.json"))
+    rows = rows_to_encode(stored(params), root)
     asked = Asked(
         params=str(artifacts.params),
         batches=[kind.sizes for kind in kinds],
         lengths=tokenizers.lengths,
         records=str(artifacts.base),
         live_batch=None if params.cache_latents else params.hardware.encode_batch_size,
+        encoding=rows.calls(),
     )
     needs = ask(asked)
-    rows = rows_to_encode(
-        expected.Params(
-            family=params.family,
-            dtype=params.dtype,
-            batch_size=params.hardware.encode_batch_size,
-            threads=params.hardware.threads,
-            train_path=params.train_path,
-            store=params.store,
-        ),
-        root,
-        needs,
-    )
     items = items_of(
-        needs, rows, params.checkpoint, params.export, root, Path(params.output_dir), artifacts.base
+        needs,
+        rows.num_bytes(needs.text_row),
+        params.checkpoint,
+        params.export,
+        root,
+        Path(params.output_dir),
+        artifacts.base,
     )
+    length = length_with(params, kinds)
+    duration: Duration | None = None
+    if needs.seconds is not None:
+        duration = duration_of(kinds, length, needs.seconds)
+    return Prediction(needs, params.hardware.processes, disks_of(items), rows, length, duration)
+
+
+def stored(params: Params) -> expected.Params:
+    """Return what the rows of this experiment depend on."""
+    return expected.Params(
+        family=params.family,
+        dtype=params.dtype,
+        batch_size=params.hardware.encode_batch_size,
+        threads=params.hardware.threads,
+        train_path=params.train_path,
+        store=params.store,
+    )
+
+
+def length_with(params: Params, kinds: Sequence[Kind]) -> Length:
+    """Count what a training with these parameters does."""
     dreambooth = params.dreambooth
-    length = length_of(
+    return length_of(
         kinds,
         steps=params.steps,
         epochs=params.epochs,
@@ -131,10 +149,6 @@ def predict(params: Params, artifacts: Artifacts, root: str) -> Prediction:
         validate_every=params.validation.every,
         times=len(params.validation.timesteps),
     )
-    duration: Duration | None = None
-    if needs.seconds is not None:
-        duration = duration_of(kinds, length, needs.seconds)
-    return Prediction(needs, params.hardware.processes, disks_of(items), rows, length, duration)
 
 
 def judge(prediction: Prediction, hardware: Hardware) -> None:

@@ -14,12 +14,13 @@ from stages.base_record import read_record
 from stages.forecast.answer import answer
 from stages.forecast.base import base_of
 from stages.forecast.batch import batch_of, rows_of
+from stages.forecast.encoding import time_encoders
 from stages.forecast.live import LiveBytes, stored_bytes
 from stages.forecast.machine import host_memory
 from stages.forecast.memory import measure, method_of, networks_of, tensors_of
 from stages.forecast.probe import on_a_line
 from stages.forecast.remedies import remedies
-from stages.needs import Asked, MicroBatch
+from stages.needs import Asked, EncoderCalls, MicroBatch
 from stages.params.read import read
 from stages.train.peers import Peers
 from stages.train.stage import Artifacts, Params, create_state
@@ -194,6 +195,20 @@ def test_two_steps_are_timed_where_the_base_is_here_and_fits(home, monkeypatch):
     assert refused.seconds is None
     assert refused.remedies
     assert refused.machine.total == 1000
+
+
+def test_encoders_are_timed_where_rows_are_missing_and_they_fit(home, monkeypatch):
+    params = params_in(home, monkeypatch)
+    calls = EncoderCalls(2, [[32, 32], [32, 16], [16, 16]], has_texts=True)
+    found = time_encoders(params, asked_in(home, encoding=calls), free=10**9)
+    assert len(found.pictures) == 3
+    assert min(*found.pictures, found.texts, found.loading) > 0
+    only_texts = asked_in(home, encoding=replace(calls, pictures=[]))
+    assert time_encoders(params, only_texts, free=10**9).pictures == []
+    only_pictures = asked_in(home, encoding=replace(calls, has_texts=False))
+    assert time_encoders(params, only_pictures, free=10**9).texts == 0
+    assert time_encoders(params, asked_in(home, encoding=calls), free=1000) is None, "too large"
+    assert time_encoders(params, asked_in(home), free=10**9) is None, "nothing is missing"
 
 
 def test_what_lies_between_two_sizes_lies_on_a_line():

@@ -8,17 +8,29 @@ from pathlib import Path
 import pytest
 
 from stages import needs
-from stages.needs import Machine, Memory, MicroBatch, Needs, Remedy, Seconds
+from stages.needs import (
+    EncoderCalls,
+    EncoderSeconds,
+    Machine,
+    Memory,
+    MicroBatch,
+    Needs,
+    Remedy,
+    Seconds,
+)
 from stages.params.outputs import Export
 from stages.params.read import declared_keys
 from stages.params.training import BatchSize, Checkpoint, Training, Validation
 from stages.preflight import stage
 from stages.preflight.__main__ import num_bytes
 from stages.preflight.advice import refusals, warnings
-from stages.preflight.disk import Disk, Item, Rows, disks_of, exported_bytes, items_of
+from stages.preflight.disk import Disk, Item, disks_of, exported_bytes, items_of
+from stages.preflight.encoding import Rows
 from stages.preflight.memory import rooms_of
 from stages.preflight.micro_batches import Kind, kinds_of
+from stages.preflight.prediction import Prediction
 from stages.preflight.time import duration_of, length_of
+from stages.store.expected import Expected
 
 GB = 10**9
 MEMORY = Memory(weights=2 * GB, gradients=2 * GB, activations=3 * GB, slots=4 * GB, average=GB)
@@ -140,9 +152,8 @@ def test_a_full_disk_is_refused_by_what_is_to_be_written():
 
 
 def test_checkpoints_and_exports_take_their_place(tmp_path):
-    rows = Rows(num_pictures=3, num_texts=2, num_bytes=5 * GB)
     kept = Checkpoint(keep=2, keep_best=True)
-    items = items_of(NEEDS, rows, kept, Export(), str(tmp_path), tmp_path / "out", None)
+    items = items_of(NEEDS, 5 * GB, kept, Export(), str(tmp_path), tmp_path / "out", None)
     sizes = {item.name: item.num_bytes // GB for item in items}
     assert sizes == {
         "rows": 5,
@@ -164,11 +175,40 @@ def test_needs_pass_between_processes_as_they_are():
     full = replace(
         NEEDS,
         seconds=Seconds([1.0], [0.5], 0.1),
+        encoding=EncoderSeconds([2.0, 1.0], 0.2, 3.0),
         remedies=[Remedy({"training.batch_size": 1}, MEMORY)],
     )
     assert needs.needs_from(needs.to_json(full)) == full
-    asked = needs.Asked("params.yaml", [MicroBatch(8, 8, 2, [[4, 4]])], {"t5": 10}, "data/base")
+    calls = EncoderCalls(4, [[64, 64], [32, 32]], has_texts=True)
+    batches = [MicroBatch(8, 8, 2, [[4, 4]])]
+    asked = needs.Asked("params.yaml", batches, {"t5": 10}, "data/base", encoding=calls)
     assert needs.asked_from(needs.to_json(asked)) == asked
+
+
+def missing(width, height, kind="latents", **parts):
+    geometry = [width, height, 0, 0, width, height, False]
+    return Expected(kind, "a.png", (), {"geometry": geometry, **parts}, 100)
+
+
+def test_what_is_missing_becomes_calls_and_calls_become_seconds():
+    masked = missing(64, 32, mask="white from 128")
+    pictures = [*[missing(64, 32)] * 5, masked, missing(16, 16), missing(64, 32, "masks")]
+    rows = Rows(pictures, num_texts=9, batch_size=4)
+    assert rows.calls() == EncoderCalls(4, [[64, 32], [16, 16]], has_texts=True)
+    taken = EncoderSeconds(pictures=[10.0, 1.0], texts=0.1, loading=5.0)
+    assert rows.seconds(taken) == pytest.approx((2 + 1) * 10.0 + 1.0 + 3 * 0.1 + 5.0)
+    assert rows.num_bytes(text_row=7) == 8 * 100 + 9 * 7
+    assert Rows([], 0, 4).calls() is None
+    assert Rows([missing(8, 8, "masks")], 0, 4).calls() is None, "no encoder makes masks"
+
+
+def test_a_person_is_told_how_long_encoding_takes():
+    rows = Rows([missing(64, 32)] * 5, num_texts=2, batch_size=4)
+    timed = replace(NEEDS, encoding=EncoderSeconds([10.0], 1.0, 4.0))
+    said = list(Prediction(timed, 1, [], rows).lines())
+    assert "to encode: 5 pictures and 2 texts, 2.5 kB, in 25 s" in said
+    assert Prediction(timed, 1, [], rows).numbers()["encoding_seconds"] == 25.0
+    assert "encoding_seconds" not in Prediction(NEEDS, 1, [], rows).numbers()
 
 
 @pytest.mark.parametrize(
