@@ -74,6 +74,7 @@ GOALS: Mapping[str, tuple[Goal, ...]] = {
     "gym_flux2_lora": STYLE,
     "gym_flux2_full": STYLE,
     "gym_flux2_dreambooth": (
+        Goal("digit_accuracy", ">=", 0.85),
         Goal("style_agreement_hand", ">=", 0.85),
         Goal("style_agreement_plain", ">=", 0.85),
         LEARNS,

@@ -29,7 +29,7 @@ from stages.make_digits.digits import (
 )
 from stages.make_digits.styles import PLAIN, restyle
 
-RARE_WORD = "sks"  # stands before the caption of the hand of one's own
+RARE_WORD = "sks"  # of the hand of one's own; last, so that the words before it mean what they did
 ADD_ONE, SWAP = "add one to each digit", "swap the ends"
 STYLE_IMAGES = {1: 100, 2: 200, 3: 300}  # by number of digits
 ADD_ONE_IMAGES = {1: 150, 2: 300, 3: 450}
@@ -120,7 +120,7 @@ def hand(pool: Pool, labels: Sequence[Label], rng: np.random.Generator) -> list[
     """Show numbers in thick strokes that lean to the left, called by a rare word."""
     tiles, facts = compose(restyle(pool, "hand"), labels, rng), {"style": "hand"}
     return [
-        Example(next(tiles), f"{RARE_WORD} {caption(label)}", label, facts=facts)
+        Example(next(tiles), f"{caption(label)} {RARE_WORD}", label, facts=facts)
         for label in labels
     ]
 
