@@ -18,6 +18,7 @@ from stages.forecast.batch import Rows, batch_of, rows_of
 from stages.forecast.live import LiveBytes, freed_gradients, stored_bytes, without_values
 from stages.forecast.text import bare_text
 from stages.needs import Asked, Memory, MicroBatch
+from stages.params.optimizer import Optimizer
 from stages.params.training import Training
 from stages.train.batches import Batch
 from stages.train.editing import RandomFill, editing_of, fitting
@@ -26,6 +27,7 @@ from stages.train.methods import METHODS
 from stages.train.model import Model
 from stages.train.objectives import OBJECTIVES
 from stages.train.offload import frozen_weights, spread
+from stages.train.optimizers import slot_bytes
 from stages.train.peers import Peers
 from stages.train.stage import Artifacts, Params, assemble, choose
 from stages.train.state import TrainState
@@ -187,13 +189,15 @@ def fake_state(model: Model, params: Params, method: Method) -> TrainState:
         place(network, accelerator.device)
     if model.text is not None:
         model.text = accelerator.prepare_model(model.text, evaluation_mode=True)
-    # what steps at once, compiles, moves or divides weights would do so here too
-    quiet = replace(params.training.optimizer, fused_backward=False)
-    training = replace(params.training, optimizer=quiet)
-    params = replace(
+    # what steps at once, compiles, moves or divides weights would do so here too, and an optimizer
+    # of 8 bits reads the values of its tables when it is made
+    training = replace(params.training, optimizer=Optimizer())
+    bare = replace(
         params, training=training, compile=False, offload_blocks=0, sharding="none", processes=1
     )
-    return assemble(model, method, params, Peers(), accelerator)
+    state = assemble(model, method, bare, Peers(), accelerator)
+    state.slot_bytes = slot_bytes(state.trainable, params.training.optimizer)
+    return state
 
 
 def away_bytes(model: Model, num_blocks: int) -> int:

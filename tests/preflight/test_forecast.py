@@ -22,6 +22,7 @@ from stages.forecast.probe import on_a_line
 from stages.forecast.remedies import remedies
 from stages.needs import Asked, EncoderCalls, MicroBatch
 from stages.params.read import read
+from stages.train.optimizers import OPTIMIZERS
 from stages.train.peers import Peers
 from stages.train.stage import Artifacts, Params, create_state
 from tests import toys
@@ -113,6 +114,22 @@ def test_a_step_takes_what_was_predicted(home, monkeypatch, case, checkpointed):
     assert memory.gradients == stored_bytes(gradients)
     assert memory.gradients + memory.activations == pytest.approx(live.most, rel=0.02)
     assert predicted.num_trainable == sum(p.numel() for p in state.trainable.values())
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_what_each_optimizer_remembers_was_predicted(home, monkeypatch, kind):
+    params = params_in(home, monkeypatch, {"optimizer": {"type": kind}})
+    base = base_of(asked_in(home), "flux2")
+    predicted = measure(params, base, asked_in(home))
+    rows = rows_of(params, base, LENGTHS, predicted_denoiser(base))
+    state = create_state(params, Artifacts(), method_of(params, base), Peers(), rows.factor)
+    for p in state.trainable.values():
+        p.grad = torch.full_like(p, 1e-3)
+    state.advance()
+    kept = state.checkpoint_bytes()
+    spread = 0.1 if kind == "prodigy" else 0.02  # it remembers no start of weights that are zero
+    assert predicted.memory.slots == pytest.approx(kept["optimizer"], rel=spread)
+    assert predicted.checkpoint == {**kept, "optimizer": predicted.memory.slots}
 
 
 def test_text_encoders_that_learn_are_there_too(tmp_path, monkeypatch):
