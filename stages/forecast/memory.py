@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modelzoo.adapters.adapter import has_adapters
 from modelzoo.autoencoders import Autoencoder, init_autoencoder
+from modelzoo.quantised.linear import QuantisedLinear
 from modelzoo.quantised.load import put_packed
 from stages.forecast.base import Base
 from stages.forecast.batch import Rows, batch_of, rows_of
@@ -81,7 +82,7 @@ def measure(params: Params, base: Base, asked: Asked) -> Measured:
         is_adapter = has_adapters(state.network)
         return Measured(
             memory=replace(memory, weights=memory.weights - away),
-            num_parameters=sum(p.numel() for each in networks for p in each.parameters()),
+            num_parameters=sum(map(num_weights, networks)),
             num_trainable=sum(p.numel() for p in state.trainable.values()),
             checkpoint=checkpoint,
             outcome=checkpoint["weights"]
@@ -196,6 +197,9 @@ def fake_state(model: Model, params: Params, method: Method) -> TrainState:
         params, training=training, compile=False, offload_blocks=0, sharding="none", processes=1
     )
     state = assemble(model, method, bare, Peers(), accelerator)
+    for module in state.network.modules():
+        if hasattr(module, "module_dropout"):  # peft's LoKr and LoHa: they draw whether they count
+            module.training = False
     state.slot_bytes = slot_bytes(state.trainable, params.training.optimizer)
     return state
 
@@ -232,6 +236,12 @@ def networks_of(model: Model) -> list[nn.Module]:
     networks += [] if model.text is None else [model.text]
     networks += [model.editing.autoencoder] if isinstance(model.editing, RandomFill) else []
     return list({id(network): network for network in networks}.values())
+
+
+def num_weights(network: nn.Module) -> int:
+    """Return how many weights a network has, whether they are packed or not."""
+    packed = [m.shape.numel() for m in network.modules() if isinstance(m, QuantisedLinear)]
+    return sum(packed) + sum(p.numel() for p in network.parameters())
 
 
 def tensors_of(networks: Iterable[nn.Module]) -> dict[str, Tensor]:

@@ -76,6 +76,14 @@ CASES = {
         "base_quantization": "nf4",
         "lora": {"rank": 2, "target_modules": ["all-linear"]},
     },
+    "lokr": {
+        "method": "lora",
+        "lora": {"kind": "lokr", "rank": 2, "target_modules": ["all-linear"]},
+    },
+    "loha": {
+        "method": "lora",
+        "lora": {"kind": "loha", "rank": 2, "target_modules": ["all-linear"]},
+    },
     "controlnet, packed base": {"method": "controlnet", "base_quantization": "int8"},
     "controlnet": {"method": "controlnet"},
     "prior": {
