@@ -13,6 +13,7 @@ from stages.forecast.machine import this_machine
 from stages.forecast.memory import measure
 from stages.forecast.probe import probe
 from stages.forecast.remedies import remedies
+from stages.forecast.start import refuse_other_checkpoint
 from stages.launch import use_threads
 from stages.needs import Asked, Machine, Needs
 from stages.params.read import read
@@ -23,13 +24,15 @@ def answer(asked: Asked) -> Needs:
     """Measure what is asked.
 
     Raises:
-        ValueError: Such a training cannot be built.
+        ValueError: Such a training cannot be built, or goes on from another one's.
         FileNotFoundError: The base is not where it is said to be.
     """
     params = read(Params, Path(asked.params))
     use_threads(params.threads)
     machine = chosen(asked, params.processes)
     base = base_of(asked, params.family)
+    if asked.records is not None:
+        refuse_other_checkpoint(params)
     found = measure(params, base, asked)
     dtype: torch.dtype = getattr(torch, params.dtype)
     text = sum(torch.Size(shape).numel() for shape in found.rows.text.values())

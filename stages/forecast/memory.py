@@ -17,6 +17,7 @@ from modelzoo.quantised.load import put_packed
 from stages.forecast.base import Base
 from stages.forecast.batch import Rows, batch_of, rows_of
 from stages.forecast.live import LiveBytes, freed_gradients, stored_bytes, without_values
+from stages.forecast.start import refuse_other_lora, without_lora
 from stages.forecast.text import bare_text
 from stages.needs import Asked, Memory, MicroBatch
 from stages.params.optimizer import Optimizer
@@ -65,10 +66,12 @@ def measure(params: Params, base: Base, asked: Asked) -> Measured:
     Raises:
         ValueError: Such a training cannot be built.
     """
-    method = method_of(params, base)
+    bare = without_lora(params)
+    method = method_of(bare, base)
     with torch.device("meta"):
-        model, rows = bare_model(params, base, asked, method)
+        model, rows = bare_model(bare, base, asked, method)
         autoencoder = bare_autoencoder(base, params.dtype)
+    refuse_other_lora(model, params)
     with without_values():
         state = fake_state(model, params, method)
         batch = batch_of(asked.batches[0], rows, model.denoiser).to(state.device)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from modelzoo.autoencoders import load_autoencoder
 from stages.base_record import read_record
@@ -20,50 +19,14 @@ from stages.forecast.machine import host_memory
 from stages.forecast.memory import measure, method_of, networks_of, tensors_of
 from stages.forecast.probe import on_a_line
 from stages.forecast.remedies import remedies
-from stages.needs import Asked, EncoderCalls, MicroBatch
-from stages.params.read import read
+from stages.needs import EncoderCalls
 from stages.train.optimizers import OPTIMIZERS
 from stages.train.peers import Peers
-from stages.train.stage import Artifacts, Params, create_state
+from stages.train.stage import Artifacts, create_state
 from tests import toys
+from tests.preflight.workspace import BATCHES, LENGTHS, asked_in, params_in
 
-LENGTHS = {"qwen3": 5}
-BATCHES = [MicroBatch(32, 16, 3), MicroBatch(16, 16, 3)]
 PROMPTS = {"instance_prompt": "sks digit", "class_prompt": "a digit"}
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with a toy base, in which params.yaml is written anew for each test."""
-    root = tmp_path_factory.mktemp("forecast")
-    toys.make_base(root / "data/base", "flux2")
-    return root
-
-
-def asked_in(home, batches=BATCHES, **changes):
-    return Asked("params.yaml", batches, LENGTHS, records="data/base", **changes)
-
-
-def params_in(home, monkeypatch, training=None, **sections):
-    monkeypatch.chdir(home)
-    tree = {
-        "experiment": {"name": "toy", "output_dir": "outputs/toy", "seed": 1},
-        "model": {"type": "flux2", "dtype": "float32", **sections.get("model", {})},
-        "training": {"steps": 20, "ema": {"decay": 0.9}, **(training or {})},
-        "data": {"train_path": "data/raw/toy", "store": "store", "resolution": 16},
-        "hardware": {"threads": 1, **sections.get("hardware", {})},
-        "tracking": {"mlflow": False},
-    }
-    tree["data"] |= {"bucket_resolution_steps": 1, "min_bucket_resolution": 1}
-    Path("params.yaml").write_text(yaml.safe_dump(tree))
-    return read(Params)
 
 
 CASES = {
