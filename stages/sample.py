@@ -55,7 +55,7 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     asked, summary = params.sample, read_json(artifacts.summary)
     sampling = sampling_of(asked, summary["time_offset"], controlnet_of(summary))
     pictures = generate(generator, asked.prompts, sampling, "sample.prompts", folder)
-    write_grid(artifacts.grid, params.name, sampling, asked.prompts, pictures)
+    write_grid(artifacts.grid, params.name, sampling, asked.prompts, pictures, folder)
     tracked = find_run(params.tracking, summary["fingerprint"])
     tracked.log_artifact(artifacts.grid, "sample")
     print(f"drew {len(pictures)} pictures: {artifacts.grid}", flush=True)  # noqa: T201

@@ -141,7 +141,7 @@ class TrainingGrids:
         self.autoencoder.to("cpu")
         if path is not None:
             name = f"{self.name} after {step} training steps"
-            write_grid(path, name, sampling, self.prompts, pictures)
+            write_grid(path, name, sampling, self.prompts, pictures, self.pictures)
 
 
 def open_grids(

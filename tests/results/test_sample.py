@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from stages import sample, sample_grid
+from stages.conditions.making import maker_of
+from stages.params.methods import Controlnet
 from stages.params.outputs import Prompt, Sample
 from stages.params.tracking import Tracking
 from tests import toys
@@ -42,12 +44,40 @@ def test_the_grid_is_a_picture_and_its_bytes_repeat(
 
 def test_pictures_are_grouped_by_size_with_their_prompts() -> None:
     pictures = [np.zeros((p.height, p.width, 3), np.uint8) for p in PROMPTS]
-    sections = sample_grid.sections(PROMPTS, pictures)
+    sections = sample_grid.sections(PROMPTS, pictures, [[]] * 3)
     assert [section.heading for section in sections] == ["16 x 16 pixels", "32 x 16 pixels"]
     assert [cell.label for cell in sections[0].cells] == [
         "handwritten digits one",
         "(empty prompt)",
     ]
+
+
+def written(folder: Path, name: str, colour: tuple[int, int, int]) -> str:
+    Image.new("RGB", (32, 16), colour).save(folder / name)
+    return name
+
+
+def test_what_a_prompt_names_stands_before_its_picture(tmp_path: Path) -> None:
+    red, white = written(tmp_path, "a.png", (255, 0, 0)), written(tmp_path, "b.png", (255,) * 3)
+    edit = Prompt("fill it", 16, 16, references=[red], mask=white)
+    cells = sample_grid.named(edit, tmp_path, None)
+    assert [cell.label for cell in cells] == ["reference 1", "mask: white is filled"]
+    assert [cell.picture.shape for cell in cells] == [(8, 16, 3)] * 2, "whole, in the same size"
+    assert (cells[0].picture == [255, 0, 0]).all()
+    drawn = np.zeros((16, 16, 3), np.uint8)
+    (section,) = sample_grid.sections([edit], [drawn], [cells])
+    assert [cell.label for cell in section.cells][-1] == "fill it"
+
+
+def test_what_is_followed_is_shown_as_it_was_made(tmp_path: Path) -> None:
+    red = written(tmp_path, "a.png", (255, 0, 0))
+    (cell,) = sample_grid.named(
+        Prompt("grey", 32, 16, condition_of=red), tmp_path, maker_of(Controlnet("grey"))
+    )
+    assert cell.label == "to follow"
+    assert (cell.picture == 76).all(), "the luma of red"
+    (cell,) = sample_grid.named(Prompt("given", 32, 16, condition=red), tmp_path, None)
+    assert (cell.picture == [255, 0, 0]).all()
 
 
 def test_a_wrong_size_leaves_no_grid(data: Path) -> None:
