@@ -97,7 +97,9 @@ class Following:
         """Open, or make, what is followed for prompts of one size."""
         if not self.is_there:
             return NO_CONTROL
-        pixels = torch.stack([_pixels(prompt, self.folder, self.maker) for prompt in prompts])
+        pixels = torch.stack(
+            [_pixels(followed(prompt, self.folder, self.maker)) for prompt in prompts]
+        )
         weight = next(autoencoder.parameters())
         if self.network is not None and kind_of(denoiser).sees_pixels:
             return Control(self.network, pixels.to(weight.device), self.scale)
@@ -175,8 +177,8 @@ def check_conditions(prompts: Sequence[Controlled], folder: Path, name: str) -> 
             )
 
 
-def _pixels(prompt: Controlled, folder: Path, maker: Maker | None) -> Tensor:
-    """Return the picture to follow as (3, H, W) in [0, 1]."""
+def followed(prompt: Controlled, folder: Path, maker: Maker | None) -> Image.Image:
+    """Open the picture that a prompt follows, or make it, in RGB and the prompt's size."""
     if prompt.condition is not None:
         image = _open(folder / prompt.condition)
     else:
@@ -187,6 +189,11 @@ def _pixels(prompt: Controlled, folder: Path, maker: Maker | None) -> Tensor:
         if image.size != size:
             image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
         image = maker(image).convert("RGB")
+    return image
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return a picture as (3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float() / 255
 
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from stages.conditions.making import Maker, maker_of
 from stages.contact_sheet import Cell, Section, write_sheet
+from stages.control import followed
 from stages.generation import Picture, Sampling
 from stages.params.methods import Controlnet
 from stages.params.outputs import Prompt, Sample
@@ -79,11 +80,8 @@ def named(prompt: Prompt, folder: Path, maker: Maker | None) -> list[Cell]:
     ]
     if prompt.mask is not None:
         found.append(("mask: white is filled", opened(folder / prompt.mask)))
-    if prompt.condition is not None:
-        found.append(("to follow", opened(folder / prompt.condition)))
-    elif prompt.condition_of is not None and maker is not None:
-        picture = ImageOps.fit(opened(folder / prompt.condition_of), size)
-        found.append(("to follow", maker(picture).convert("RGB")))
+    if prompt.condition is not None or prompt.condition_of is not None:
+        found.append(("to follow", followed(prompt, folder, maker)))
     return [
         Cell(np.array(ImageOps.contain(image, size), dtype=np.uint8), label)
         for label, image in found
