@@ -65,9 +65,13 @@ def check_residuals(residuals: Residuals, num_blocks: int, num_tokens: int, name
 
 
 def add_residual(tokens: Tensor, residual: Tensor | None, start: int = 0) -> Tensor:
-    """Add a residual (B, N, D) to N of the tokens (B, M, D), from `start` on; None adds nothing."""
+    """Add a residual (B, N, D) to N of the tokens (B, M, D), from `start` on; None adds nothing.
+
+    The tokens keep their dtype: in mixed precision a network's outputs, as these are, are float32.
+    """
     if residual is None:
         return tokens
+    residual = residual.to(tokens.dtype)
     behind = tokens.shape[1] - start - residual.shape[1]
     return tokens + (F.pad(residual, (0, 0, start, behind)) if start or behind else residual)
 

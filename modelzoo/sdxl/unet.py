@@ -104,14 +104,14 @@ class UNet2DConditionModel(Descent):
         if down_block_additional_residuals is not None:
             skips = added(skips, down_block_additional_residuals)
         if mid_block_additional_residual is not None:
-            x = x + mid_block_additional_residual
+            x = x + mid_block_additional_residual.to(x.dtype)
         for block in self.up_blocks:
             x = block(x, skips, emb, context, run)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 def added(skips: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
-    """Add a ControlNet's residuals to what the way down has left behind.
+    """Add a ControlNet's residuals to what the way down has left behind, which keeps its dtype.
 
     Raises:
         ValueError: There are not as many of them.
@@ -121,7 +121,7 @@ def added(skips: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
             f"SDXL UNet: {len(residuals)} residuals were given for {len(skips)} results of the way "
             "down: give those of a ControlNet with the levels of its base"
         )
-    return [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
+    return [skip + each.to(skip.dtype) for skip, each in zip(skips, residuals, strict=True)]
 
 
 def vector(pooled: Tensor, sizes: Tensor, channels: int) -> Tensor:

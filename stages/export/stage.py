@@ -13,11 +13,11 @@ from modelzoo.control_lora import is_control_lora
 from modelzoo.families import family
 from stages import launch
 from stages.artifacts import read_json, sha256_file, staging, write_json
+from stages.delivery import EXPORT, birth_record, check_destination, deliver
 from stages.export.adapters import export_adapters
 from stages.export.bundle import NO_TEXT, assemble, base_digests
 from stages.export.control_lora import export_control_lora
 from stages.export.controlnet import export_controlnet
-from stages.export.delivery import birth_record, check_destination, deliver
 from stages.export.merged import merge_into
 from stages.export.proof import prove
 from stages.params.outputs import Export
@@ -47,7 +47,7 @@ class Artifacts:
     summary: Path = Path("data/train/summary.json")
     images: Path = Path("data/images.parquet")
     base: Path = Path("data/base")
-    export: Path = Path("data/export")
+    export: Path = EXPORT
     proof: Path = Path("data/export_proof.json")
     lock: Path = Path("dvc.lock")
 

@@ -16,6 +16,7 @@ from modelzoo.quantised.linear import QuantisedLinear
 from modelzoo.quantised.load import put_packed
 from stages.forecast.base import Base
 from stages.forecast.batch import Rows, batch_of, rows_of
+from stages.forecast.late import refuse_what_training_would
 from stages.forecast.live import LiveBytes, freed_gradients, stored_bytes, without_values
 from stages.forecast.start import refuse_other_lora, without_lora
 from stages.forecast.text import bare_text
@@ -72,6 +73,7 @@ def measure(params: Params, base: Base, asked: Asked) -> Measured:
         model, rows = bare_model(bare, base, asked, method)
         autoencoder = bare_autoencoder(base, params.dtype)
     refuse_other_lora(model, params)
+    refuse_what_training_would(model, params, asked)
     with without_values():
         state = fake_state(model, params, method)
         batch = batch_of(asked.batches[0], rows, model.denoiser).to(state.device)
@@ -200,7 +202,7 @@ def fake_state(model: Model, params: Params, method: Method) -> TrainState:
         params, training=training, compile=False, offload_blocks=0, sharding="none", processes=1
     )
     state = assemble(model, method, bare, Peers(), accelerator)
-    for module in state.network.modules():
+    for module in [m for network in networks_of(model) for m in network.modules()]:
         if hasattr(module, "module_dropout"):  # peft's LoKr and LoHa: they draw whether they count
             module.training = False
     state.slot_bytes = slot_bytes(state.trainable, params.training.optimizer)

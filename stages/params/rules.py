@@ -165,6 +165,11 @@ def _family(config: Config) -> Iterator[str]:
             f"training.objective.shift: {config.training.objective.shift:g} given, but the times "
             "of ddpm have none: set 1"
         )
+    if model.type == "flux2" and config.training.posterior != "mean":
+        yield (
+            f"training.posterior: {config.training.posterior!r} given, but of model.type 'flux2' "
+            "the mean alone is kept, which it was trained on: set 'mean'"
+        )
     for other in {*DENOISERS.values()} - {denoiser}:
         if getattr(model, other) is not None:
             yield (

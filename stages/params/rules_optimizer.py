@@ -128,10 +128,10 @@ def _rounding(config: Config) -> Iterator[str]:
             f"training.optimizer.rounding: {given!r} given, but model.dtype {dtype!r} is not "
             "rounded to: set it to 'none', or model.dtype to 'bfloat16'"
         )
-    elif given != "none" and config.training.method == "lora":
+    elif given != "none" and (config.training.learns == "lora" or config.training.reads_lora):
         yield (
-            f"training.optimizer.rounding: {given!r} given, but the weights of training.method "
-            "'lora' are float32 whatever model.dtype is: set it to 'none'"
+            f"training.optimizer.rounding: {given!r} given, but adapters are float32 whatever "
+            "model.dtype is: set it to 'none'"
         )
 
 
@@ -160,12 +160,13 @@ def _distilled(config: Config) -> Iterator[str]:
     model, training = config.model, config.training
     is_released = (model.type, model.variant) in STEP_DISTILLED
     is_distilled = is_released and model.from_scratch is None
-    if training.method == "full_finetune" and is_distilled and not training.allow_distilled:
+    learns_fully = training.learns == "full_finetune"
+    if learns_fully and is_distilled and not training.allow_distilled:
         yield (
-            f"model.variant: {model.variant!r} is distilled to few steps, which training.method "
-            "'full_finetune' undoes: take its base model, or set training.allow_distilled to true"
+            f"model.variant: {model.variant!r} is distilled to few steps, which full fine-tuning "
+            "undoes: take its base model, or set training.allow_distilled to true"
         )
-    if training.allow_distilled and not (is_distilled and training.method == "full_finetune"):
+    if training.allow_distilled and not (is_distilled and learns_fully):
         yield (
             f"training.allow_distilled is true, but training.method {training.method!r} of "
             f"model.variant {model.variant!r} does not ask for it: set it to false"

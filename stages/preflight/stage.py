@@ -10,6 +10,7 @@ from stages import predictions
 from stages.artifacts import read_table, write_text
 from stages.base_record import read_record
 from stages.class_images import FOLDER
+from stages.delivery import check_destination
 from stages.needs import Asked
 from stages.params.editing import Fill
 from stages.params.hardware import Hardware
@@ -53,6 +54,7 @@ class Params:
     accumulation: int = key("training.gradient_accumulation")
     optimizer: Optimizer = key("training.optimizer")
     max_grad_norm: float | None = key("training.max_grad_norm")
+    guidance: float = key("training.objective.guidance")
     ema: Ema | None = key("training.ema")
     validation: Validation = key("training.validation")
     checkpoint: Checkpoint = key("training.checkpoint")
@@ -82,8 +84,10 @@ def run(params: Params, artifacts: Artifacts = Artifacts()) -> None:
     """Predict, say it, keep it beside the row store, and pass or refuse.
 
     Raises:
-        ValueError: The machine has too little memory, or a disk too little room.
+        ValueError: The machine has too little memory, or a disk too little room; or the folder for
+            the export holds files of others, which would be found when all is trained.
     """
+    check_destination(Path(params.output_dir))
     root = store_root(params.store)
     prediction = predict(params, artifacts, root)
     say(prediction.lines())

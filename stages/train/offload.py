@@ -27,18 +27,27 @@ def offload_blocks(model: Model, count: int, device: torch.device) -> None:
     Raises:
         ValueError: There is no GPU, or there are fewer blocks.
     """
-    if device.type != "cuda":
+    blocks = model.denoiser.blocks()
+    refuse_what_cannot_wait(count, len(blocks), device.type)
+    Offloaded(spread(blocks, count), device)
+
+
+def refuse_what_cannot_wait(count: int, num_blocks: int, device_type: str) -> None:
+    """Hold `hardware.offload_blocks` to the device and to the base.
+
+    Raises:
+        ValueError: There is no GPU, or there are fewer blocks.
+    """
+    if device_type != "cuda":
         raise ValueError(
             f"params.yaml: hardware.offload_blocks: {count} given, but there is no GPU whose "
             "memory this would save: set 0"
         )
-    blocks = model.denoiser.blocks()
-    if count > len(blocks):
+    if count > num_blocks:
         raise ValueError(
-            f"params.yaml: hardware.offload_blocks: {count} given, but the base has {len(blocks)} "
-            f"blocks: set at most {len(blocks)}"
+            f"params.yaml: hardware.offload_blocks: {count} given, but the base has {num_blocks} "
+            f"blocks: set at most {num_blocks}"
         )
-    Offloaded(spread(blocks, count), device)
 
 
 def spread(blocks: Sequence[nn.Module], count: int) -> list[nn.Module]:

@@ -94,15 +94,24 @@ def test_stepping_in_the_backward_pass_needs_one_a_step():
 def test_adapters_are_never_rounded():
     rounded = ["model.dtype=bfloat16", f"{OPTIMIZER}.rounding=kahan"]
     assert settle(*rounded).training.optimizer.rounding == "kahan"
-    with pytest.raises(ValueError, match="'lora' are float32 whatever"):
-        settle(*rounded, "training.method=lora")
+    prompts = "training.dreambooth={instance_prompt: a sks, class_prompt: a, num_class_images: 1}"
+    of_control = "training.controlnet={kind: lora}"
+    for by_adapters in (
+        ["training.method=lora"],
+        ["training.method=dreambooth", prompts, "training.lora={}"],
+        ["training.method=controlnet", of_control, "training.lora={}"],
+    ):
+        with pytest.raises(ValueError, match="adapters are float32 whatever"):
+            settle(*rounded, *by_adapters)
 
 
 def test_a_distilled_base_is_fully_tuned_only_on_demand():
     released = ["model.from_scratch=null", "model.pretrained_path=weights"]
     klein = [*released, "model.variant=klein-4b"]
-    with pytest.raises(ValueError, match="'klein-4b' is distilled to few steps"):
-        settle(*klein)
+    subject = "training.dreambooth={instance_prompt: a sks, class_prompt: a, num_class_images: 1}"
+    for method in ([], ["training.method=dreambooth", subject]):
+        with pytest.raises(ValueError, match="'klein-4b' is distilled to few steps"):
+            settle(*klein, *method)
     assert settle(*klein, "training.allow_distilled=true").training.allow_distilled
     assert settle(*released, "model.variant=klein-4b-base")
     assert settle("model.variant=klein-4b"), "a base made here is not"

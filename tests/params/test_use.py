@@ -146,6 +146,7 @@ def test_a_folder_in_what_dvc_makes_or_holds_is_accepted(digits: Use, whole: str
             r"crop_variants: 2 given, .* each visit draws a crop of its own: set crop_variants to",
         ),
         (["hardware.mixed_precision=fp16"], "'fp16' cannot be run yet; available: 'no' and 'bf16'"),
+        (["training.posterior=sample"], "posterior: 'sample' given, but of model"),
         (["training.objective.type=ddpm"], r"objective\.type: 'ddpm' given, .* 'flow_matching'"),
         (["model.scheduler.type=ddpm"], r"scheduler\.type: 'ddpm' given, .* has 'flow_matching'"),
         (

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests import toys
 
 
 @pytest.fixture(autouse=True)
-def threads():
+def settings_of_the_process():
     before = torch.get_num_threads()
+    AcceleratorState._reset_state(reset_partial_state=True)  # precision is a process's
     yield
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(before)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 
 from stages.forecast.answer import answer
 from stages.preflight.advice import refusals
@@ -24,11 +22,6 @@ MILLIONS = {  # of parameters that learn, where others have counted them too
 def repository(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DIFFBASE_STORE", str(tmp_path))
-    before = torch.get_num_threads()
-    AcceleratorState._reset_state(reset_partial_state=True)  # precision is a process's
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

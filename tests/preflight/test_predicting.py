@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -227,7 +229,6 @@ LIGHT = {  # of section `training`: what decides neither about memory nor about 
     "log_every",
     "lr_schedule",
     "max_bad_steps",
-    "objective",
     "posterior",
 }
 
@@ -237,3 +238,11 @@ def test_a_parameter_either_decides_or_does_not_run_the_stage_again():
     decide = {names[1] for names in sections if names[0] == "training"}
     assert not decide & LIGHT
     assert decide | LIGHT == {field.name for field in fields(Training)}
+    of_objective = {names[-1] for names in sections if "objective" in names}
+    assert of_objective == {"guidance"}, "which some bases cannot be told"
+
+
+def test_a_folder_of_others_for_the_export_is_refused_before_all_is_trained(tmp_path):
+    (tmp_path / "thesis.txt").write_text("no export")
+    with pytest.raises(ValueError, match=r"output_dir: .*did not write \('thesis.txt'\)"):
+        stage.run(cast(stage.Params, SimpleNamespace(output_dir=str(tmp_path))))

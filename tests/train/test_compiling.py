@@ -93,6 +93,9 @@ def test_it_is_another_training(workspace):
 
 def test_without_a_compiler_it_is_one_sentence(workspace, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "inductor")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    with pytest.raises(ValueError, match=r"hardware.compile is true, but .* C\+\+ compiler .* set"):
+    from torch._inductor import config  # heavy
+
+    nowhere = config.patch({"cpp.cxx": (None, "no-such-compiler")})
+    said = r"hardware.compile is true, but .* C\+\+ compiler .* set"
+    with nowhere, pytest.raises(ValueError, match=said):
         create_trainer(replace(workspace.params(), compile=True))

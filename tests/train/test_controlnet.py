@@ -13,7 +13,7 @@ from stages.artifacts import read_json
 from stages.base_record import read_record
 from stages.params.resolve import settled
 from stages.train.model import Model
-from stages.train.stage import create_trainer
+from stages.train.stage import create_trainer, run
 from stages.trained import load_trained
 
 EXPERIMENTS = Path(__file__).parents[2] / "params" / "experiments"
@@ -226,3 +226,18 @@ def test_the_preset_is_checked_and_a_prompt_names_what_is_followed():
         settled(flux2, [prompts])
     settings = [*given, prompts, "evaluate.judge=edges", "sample.pictures=params"]
     assert settled(flux2, settings).training.controlnet.conditioning_type == "canny"
+
+
+@pytest.mark.parametrize("family", ["sdxl", "flux2"])
+def test_a_base_of_bfloat16_follows_in_mixed_precision(make_workspace, forks, family):
+    """accelerate gives a network's outputs in float32; the base goes on in its own dtype."""
+    workspace = make_workspace(family=family, **SIZE)
+    sizes = {"embedding_channels": [4, 8]} if family == "sdxl" else {"num_layers": 1}
+    objective = {"type": "ddpm"} if family == "sdxl" else {}
+    workspace.tree["model"]["dtype"] = "bfloat16"
+    params = workspace.params(method="controlnet", controlnet=sizes, objective=objective, steps=2)
+    child = forks.Process(target=run, args=(replace(params, mixed_precision="bf16"),))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert read_json(workspace.output / "summary.json")["steps"] == 2

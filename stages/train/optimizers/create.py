@@ -31,11 +31,6 @@ def create_optimizer(
             "training.optimizer.fused_backward steps before gradients are averaged over processes: "
             "set it to false, or train in one process"
         )
-    if settings.rounding != "none" and all(p.dtype != torch.bfloat16 for p in trainable.values()):
-        raise ValueError(
-            f"training.optimizer.rounding: {settings.rounding!r} given, but no weight that learns "
-            "is bfloat16: set it to 'none'"
-        )
     return optimizer_of(parameter_groups(trainable, settings), settings, seed)
 
 
@@ -62,8 +57,13 @@ def parameter_groups(
     """Return groups of one rate; a parameter belongs to the first group whose pattern it matches.
 
     Raises:
-        ValueError: A pattern matches no name.
+        ValueError: A pattern matches no name, or no weight is there to be rounded.
     """
+    if settings.rounding != "none" and all(p.dtype != torch.bfloat16 for p in trainable.values()):
+        raise ValueError(
+            f"training.optimizer.rounding: {settings.rounding!r} given, but no weight that learns "
+            "is bfloat16: set it to 'none'"
+        )
     patterns = [group.match for group in settings.groups]
     chosen = first_matches(patterns, list(trainable), "training.optimizer.groups")
     scales = [*(group.lr_scale for group in settings.groups), 1.0]

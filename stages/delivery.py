@@ -1,4 +1,4 @@
-"""Copy the export to the user's folder, with a sidecar that says what it was born from."""
+"""The copy of the export in the user's folder, with a sidecar that says what it was born from."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 from stages.artifacts import read_json, staging, write_json
 
+EXPORT = Path("data/export")
 SIDECAR = "birth.json"  # untracked: commit and run id would make the tracked folder name itself
 WRITER = "diffbase"
 
 
-def check_destination(destination: Path, export: Path) -> None:
+def check_destination(destination: Path, export: Path = EXPORT) -> None:
     """Refuse to replace what diffbase did not write; called before any work.
 
     Raises:
