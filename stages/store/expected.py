@@ -124,7 +124,7 @@ def _common(params: Params, record: Record, manifest: pa.Table | None) -> dict[s
     parts: dict[str, Any] = {"encoder": record.digest, "dtype": params.dtype}
     parts |= {"batch_size": params.batch_size, "threads": params.threads}  # not of a GPU's rows
     made = extra_metadata(manifest) if manifest is not None else {}
-    if made.get("encoder") == record.digest:
+    if made.get("encoder") == record.digest and "generation" in made:  # not of pictures uncached
         parts["generation"] = made["generation"]
     return parts
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.artifacts import extra_metadata, read_table
+from stages.artifacts import extra_metadata, read_table, write_table
 from stages.rows.keys import key_of, parts_text
 from stages.rows.location import store_root
 from stages.store.__main__ import main
@@ -124,6 +124,17 @@ def test_the_forecast_is_what_encoding_then_does(workspace):
         ["10", "11"],
         ["0 B", "0 B"],
     ]
+
+
+def test_pictures_that_were_not_cached_before_are_expected_like_new_ones(workspace):
+    """`data.cache_latents: false` leaves a manifest of the same encoder, which encoded nothing."""
+    encode()
+    of_live = dict(extra_metadata(read_table(LATENTS, "latents")))
+    del of_live["generation"]
+    write_table(LATENTS, read_table(LATENTS, "latents"), "latents", of_live)
+    assert all("generation" not in each.parts for each in expected_pictures(PARAMS))
+    _, lacking, there, _ = cells(forecast(store_root(None), expected_pictures(PARAMS)))
+    assert (lacking, there) == (["0"], ["10"])
 
 
 def test_the_commands_say_what_is_there(workspace, capsys):
