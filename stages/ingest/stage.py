@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,13 +166,26 @@ def leak_reason(leak: duplicates.Near) -> str:
 
 
 def told(outcome: Outcome, where: Path) -> str:
-    """Return the counts in a sentence, and the names of what was quarantined in another."""
+    """Return the counts in a sentence, and what was not taken in a line for each such fate."""
     held_out = sum(sample.split == "validation" for sample in outcome.samples)
-    aside = len(outcome.listing.aside) + len(outcome.excluded)
-    counts = (
+    bad, aside = outcome.quarantined, {**outcome.listing.aside, **outcome.excluded}
+    lines = [
         f"{len(outcome.samples) - held_out} pictures to train on, {held_out} to validate, "
-        f"{len(outcome.quarantined)} quarantined, {aside} files left aside, {len(outcome.near)} "
-        f"near duplicates, {len(outcome.leaked)} validated like one trained on: see {where}"
-    )
-    bad = outcome.quarantined
-    return f"{counts}\nquarantined: {named(bad)}" if bad else counts
+        f"{len(bad)} quarantined, {len(aside)} left aside, {len(outcome.near)} near duplicates, "
+        f"{len(outcome.leaked)} validated like one trained on: see {where}"
+    ]
+    if bad:
+        lines.append(f"quarantined: {named(bad)}")
+    if aside:
+        lines.append(f"left aside: {named(one_of_each_first(aside))}")
+    return "\n".join(lines)
+
+
+def one_of_each_first(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Order names so that a reason of one of them is not lost behind many of another reason."""
+    turns: Counter[str] = Counter()
+    placed = []
+    for path, why in reasons.items():
+        placed.append((turns[why], path))
+        turns[why] += 1
+    return {path: reasons[path] for _, path in sorted(placed, key=lambda each: each[0])}

@@ -87,7 +87,9 @@ def test_as_a_process_it_ends_well_without_a_word_on_stderr(folder: Folder) -> N
     )
     assert result.stderr == ""
     assert result.returncode == 0
-    assert len(result.stdout.splitlines()) == 2
+    counts, quarantined, aside = result.stdout.splitlines()
+    assert quarantined.startswith("quarantined: ")
+    assert aside.startswith("left aside: ")
     mine = read_table(workspace / "data/ledger/ingest.parquet", "ledger")
     assert mine == read_table(artifacts(folder.root / "out").ledger, "ledger")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -240,3 +241,19 @@ def test_quarantined_pictures_are_printed(
     assert "7 pictures to train on, 0 to validate, 1 quarantined" in printed
     assert "quarantined: 4.png (the file is empty)" in printed
     assert len(printed.splitlines()) == 2
+
+
+def test_what_is_left_aside_is_printed_a_name_of_each_reason_first(
+    paired_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(12):
+        (paired_images / f"film{i:02}.mp4").write_bytes(b"film")
+    masks = paired_images / "masks"
+    masks.mkdir()
+    for path in [*paired_images.glob("*.png"), paired_images / "lonely.png"]:
+        Image.new("L", (48, 32)).save(masks / path.name)
+    ingest(paired_images, tmp_path / "out", mask="masks", max_bad_fraction=1.0)
+    (line,) = re.findall("^left aside: .*$", capsys.readouterr().out, re.M)
+    films = [f"film{i:02}.mp4 (neither a picture nor a caption)" for i in range(9)]
+    names = [films[0], "masks/lonely.png (mask without a picture)", *films[1:]]
+    assert line == f"left aside: {', '.join(names)} and 3 more"
