@@ -161,4 +161,5 @@ def tokens(tokenizer: PromptTokenizer, caption: str) -> Inputs:
 
 
 if __name__ == "__main__":
-    launch.main(STAGE, partial(run, fill_only=fill.is_asked_for(STAGE)), Params)
+    fill_only = fill.is_asked_for(STAGE)
+    launch.main(STAGE, partial(run, fill_only=fill_only), Params, has_options=True)

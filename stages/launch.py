@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import signal
 import sys
@@ -13,8 +14,18 @@ from stages.params.read import read
 P = TypeVar("P")
 
 
-def main(name: str, run: Callable[[P], None], params_type: type[P]) -> None:
-    """Run stage `name` with its parameters; a user's error is one line and exit code 1."""
+def main(
+    name: str, run: Callable[[P], None], params_type: type[P], has_options: bool = False
+) -> None:
+    """Run stage `name` with its parameters; a user's error is one line and exit code 1.
+
+    A command line is refused, and `--help` answered, unless the stage reads options itself.
+    """
+    if not has_options:
+        argparse.ArgumentParser(
+            prog=f"python -m stages.{name}",
+            description="A stage of the graph: it reads params.yaml, and `dvc repro` runs it.",
+        ).parse_args()
     try:
         run(read(params_type))
     except (ValueError, OSError) as error:

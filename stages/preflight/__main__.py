@@ -35,7 +35,7 @@ def main() -> None:
     )
     given = parser.parse_intermixed_args()
     if given.file is None:
-        launch.main("preflight", run, Params)
+        launch.main("preflight", run, Params, has_options=True)
         return
     try:
         prediction, notes = predict_experiment(given.file, given.overrides, given.device_memory)
