@@ -13,6 +13,7 @@ from stages.encoding.batch import Encode, Inputs, Rows
 from stages.picture_rows import Bucketed
 
 BATCH_SIZE = "batch_size"  # in a manifest's metadata: pictures an encoder call while training
+CHANNELS = 3  # of a picture; a mask comes after them
 COLUMNS = {"masks": "mask", "pixels": "pixels"}  # of the kinds of rows that no encoder makes
 
 
@@ -38,9 +39,12 @@ def encoding(autoencoder: Autoencoder, dtype: torch.dtype) -> Encode:
     place = next(autoencoder.parameters()).device
 
     def encode(batch: Inputs) -> Rows:
-        inputs = torch.from_numpy(batch).to(place).permute(0, 3, 1, 2).to(torch.float32)
-        images = (inputs[:, :3] / 127.5 - 1) * (1 - inputs[:, 3:].sum(1, keepdim=True))
-        rows = autoencoder.encode_rows(images.to(dtype).contiguous())
+        inputs = torch.from_numpy(batch).to(place).permute(0, 3, 1, 2)
+        images = inputs[:, :CHANNELS].to(torch.float32, memory_format=torch.contiguous_format)
+        images.div_(127.5).sub_(1)  # in place: a new megapixel costs as much as a small encoder
+        if inputs.shape[1] > CHANNELS:
+            images.mul_(1 - inputs[:, CHANNELS:].to(torch.float32))
+        rows = autoencoder.encode_rows(images.to(dtype))
         return {name: values.to(dtype).float().cpu().numpy() for name, values in rows.items()}
 
     return encode
