@@ -88,6 +88,7 @@ def test_as_a_process_it_ends_well_without_a_word_on_stderr(folder: Folder) -> N
     assert result.stderr == ""
     assert result.returncode == 0
     counts, quarantined, aside = result.stdout.splitlines()
+    assert " pictures to train on, " in counts
     assert quarantined.startswith("quarantined: ")
     assert aside.startswith("left aside: ")
     mine = read_table(workspace / "data/ledger/ingest.parquet", "ledger")
