@@ -4,8 +4,8 @@ Run `python benchmarks/row_access.py` on a machine that does nothing else; it pr
 pass reads all rows once, in shuffled batches of 8, through threads that read ahead; with the files
 in the page cache ("warm") or dropped from it first ("cold"). Passes are interleaved, and each ratio
 is the median over repetitions of two passes of the same repetition. mosaicml-streaming is no
-dependency: `pip install --no-deps --target FOLDER mosaicml-streaming brotli python-snappy cramjam
-zstd xxhash`, and run with PYTHONPATH=FOLDER.
+dependency: `pip install --no-deps --target FOLDER mosaicml-streaming brotli catalogue
+cramjam python-snappy xxhash zstd`, and run with PYTHONPATH=FOLDER.
 """
 
 from __future__ import annotations
