@@ -1,7 +1,7 @@
 # A new clone needs nothing else: every target makes .venv from requirements.lock first.
 PYTHON ?= python3.11
 JOBS ?= 2
-# A quarter of pip's time. It reads UV_DEFAULT_INDEX, not pip's settings.
+# Faster than pip; it reads UV_DEFAULT_INDEX, not pip's settings.
 UV := uv pip install --quiet --python .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
